@@ -1,0 +1,1 @@
+"""Power spectra and the fits that find defocus in them."""

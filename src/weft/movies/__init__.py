@@ -1,0 +1,1 @@
+"""One exposure of many frames: reading it, its motion, its average."""

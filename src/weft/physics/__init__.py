@@ -1,0 +1,1 @@
+"""What the microscope does: optics, CTF, dose, splines, Fourier transforms. Pure functions of tensors."""
