@@ -79,7 +79,7 @@ def binned_size(shape: tuple[int, int], bin_factor: float) -> tuple[int, int]:
     """Even size (y, x) of an image reduced by `bin_factor`."""
     if bin_factor == 1.0:
         return shape
-    return (int(round(shape[0] / bin_factor / 2)) * 2, int(round(shape[1] / bin_factor / 2)) * 2)
+    return (round(shape[0] / bin_factor / 2) * 2, round(shape[1] / bin_factor / 2) * 2)
 
 
 def dose_components(

@@ -18,7 +18,7 @@ DRIFT_RESOLUTION = 12.0  # Å
 
 
 class FrameStack(Protocol):
-    """What the science needs of a movie: a ``(frames, y, x)`` tensor is one, and so is `movies.frames.Frames`."""
+    """What the science needs of a movie: a ``(frames, y, x)`` tensor, or `movies.frames.Frames`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -29,6 +29,7 @@ from weft.settings import Settings, setting
 __all__ = ["MotionModel", "MotionSettings", "fit_motion"]
 
 ROUNDS = 8
+CHOICES = 4  # rounds in which freedom is still chosen
 CONVERGED = 0.03  # Å: the largest change of any track that ends the rounds
 
 
@@ -84,6 +85,8 @@ class MotionModel:
         x, y in Å.
     local : (2, t, y, x) float64 or None
         Control values of the local motion's splines, Å.
+    relaxation : float
+        Frames after which local motion slows down: see `tracks.time_axis`.
     diagnostics : dict
         Plain numbers about the fit: see docs/science/motion.md.
     """
@@ -92,6 +95,7 @@ class MotionModel:
     extent: tuple[float, float]
     global_shift: NDArray[np.float64]
     local: NDArray[np.float64] | None = None
+    relaxation: float = math.inf
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
     def track(self, xy: ArrayLike) -> NDArray[np.float64]:
@@ -118,7 +122,7 @@ class MotionModel:
         places = np.atleast_2d(np.asarray(xy, dtype=np.float64))
         if self.local is None:
             return np.zeros((self.n_frames, len(places), 2))
-        u = np.arange(self.n_frames) / max(self.n_frames - 1, 1)
+        u = tk.time_axis(self.n_frames, self.relaxation)
         y = np.tile(places[:, 1] / self.extent[1], self.n_frames)
         x = np.tile(places[:, 0] / self.extent[0], self.n_frames)
         values = evaluate_grid(self.local, np.repeat(u, len(places)), y, x)
@@ -151,6 +155,7 @@ class MotionModel:
             "extent": list(self.extent),
             "global_shift": np.round(self.global_shift, 5).tolist(),
             "local": None if self.local is None else np.round(self.local, 5).tolist(),
+            "relaxation": self.relaxation if math.isfinite(self.relaxation) else None,
             "diagnostics": self.diagnostics,
         }
 
@@ -162,6 +167,7 @@ class MotionModel:
             extent=(float(data["extent"][0]), float(data["extent"][1])),
             global_shift=np.asarray(data["global_shift"], dtype=np.float64).reshape(-1, 2),
             local=None if data["local"] is None else np.asarray(data["local"], dtype=np.float64),
+            relaxation=math.inf if data["relaxation"] is None else float(data["relaxation"]),
             diagnostics=dict(data["diagnostics"]),
         )
 
@@ -192,7 +198,7 @@ def fit_motion(frames: FrameStack, optics: Optics, settings: MotionSettings | No
     if min(ny, nx) < 64:
         raise FitError(f"the frames are {nx}×{ny} pixels; motion needs at least 64 in each direction")
     if n_frames == 1:
-        return MotionModel(1, extent, np.zeros((1, 2)), None, {"dose_per_frame": optics.dose_per_frame})
+        return MotionModel(1, extent, np.zeros((1, 2)), diagnostics={"dose_per_frame": optics.dose_per_frame})
     resolution = max(settings.range_max, 2.0 * optics.pixel_size)
     small, pixels = low_pass_frames(frames, optics.pixel_size, resolution)
     if not float(small.std()) > 0.0:
@@ -211,51 +217,63 @@ def fit_motion(frames: FrameStack, optics: Optics, settings: MotionSettings | No
     )
     del small
     grid = settings.grid_local if settings.local != "off" else (1, 1, 1)
-    basis = tk.TrackBasis.at(n_frames, patches.centers, extent, settings.grid_time, grid)
-    parameters, diagnostics = _refine(patches, basis, drift.numpy(), settings.local)
+    bases = {
+        relaxation: tk.TrackBasis.at(n_frames, patches.centers, extent, settings.grid_time, grid, relaxation)
+        for relaxation in (tk.RELAXATIONS if settings.local != "off" else tk.RELAXATIONS[:1])
+    }
+    parameters, freedom, diagnostics = _refine(patches, bases, drift.numpy(), settings.local)
+    basis = bases[freedom.relaxation]
     n_global, _ = basis.sizes
     local = None
-    if math.isfinite(diagnostics["local_strength"] or math.inf):
+    if freedom.amplitude > 0.0:
         local = np.moveaxis(parameters[n_global:].reshape(-1, grid[1], grid[0], 2), -1, 0)
     shift = basis.time @ parameters[:n_global]
     diagnostics["dose_per_frame"] = optics.dose_per_frame
-    return MotionModel(n_frames, extent, shift - shift.mean(0), local, diagnostics)
+    return MotionModel(n_frames, extent, shift - shift.mean(0), local, freedom.relaxation, diagnostics)
 
 
 def _refine(
-    patches: pt.Patches, basis: tk.TrackBasis, drift: NDArray[np.float64], local: str
-) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Gauss-Newton rounds from the whole-frame drift; prior strengths are chosen anew in each."""
-    candidates = {
-        "auto": list(tk.LOCAL_STRENGTHS),
-        "on": [s for s in tk.LOCAL_STRENGTHS if math.isfinite(s)],
-        "off": [math.inf],
-    }[local]
-    n_global, n_local = basis.sizes
-    parameters = np.zeros((n_global + n_local, 2))
-    parameters[:n_global] = np.linalg.lstsq(basis.time, drift, rcond=None)[0]
-    scores: dict[float, float] = {}
+    patches: pt.Patches, bases: dict[float, tk.TrackBasis], drift: NDArray[np.float64], local: str
+) -> tuple[NDArray[np.float64], tk.Freedom, dict[str, Any]]:
+    """Gauss-Newton rounds from the whole-frame drift; what tracks may be like is chosen anew in each."""
+    tracks = np.repeat(drift[None], len(patches.centers), axis=0)
+    freedom, gain = tk.Freedom(), 0.0
     for round_ in range(ROUNDS):
-        tracks = torch.as_tensor(basis.tracks(parameters), device=patches.data.device)
-        sums = pt.shifted_sums(patches, tracks)
+        at = torch.as_tensor(tracks, device=patches.data.device)
+        sums = pt.shifted_sums(patches, at)
         signal = pt.estimate_signal(patches, sums)
         weights = pt.signal_weights(patches, signal)
-        slopes = pt.gradient(patches, tracks, sums * weights[:, patches.shells])
+        slopes = pt.gradient(patches, at, sums * weights[:, patches.shells])
         information = pt.information(patches, signal)
-        equations = [tk.normal_equations(basis, g, i) for g, i in zip(slopes, information, strict=True)]
-        strengths, scores = tk.choose_strengths(basis, equations[1:], parameters, candidates)
-        prior = basis.prior(strengths)
-        step = tk.solve_step(*equations[0], prior, parameters)
-        parameters = parameters + step
-        if np.abs(basis.tracks(step)).max() < CONVERGED:
+        if round_ < CHOICES:
+            halves = {
+                r: [tk.normal_equations(b, tracks, slopes[h], information[h]) for h in (1, 2)]
+                for r, b in bases.items()
+            }
+            freedom, gain = tk.choose(bases, halves, freedom, local)
+        basis = bases[freedom.relaxation]
+        prior = basis.prior(freedom)
+        equations = tk.normal_equations(basis, tracks, slopes[0], information[0])
+        parameters = equations.solve(prior)
+        new = basis.tracks(parameters)
+        moved = float(
+            np.abs((new - new.mean(1, keepdims=True)) - (tracks - tracks.mean(1, keepdims=True))).max()
+        )
+        tracks = new
+        if moved < CONVERGED:
             break
-    signal_to_noise = float(signal.spectrum.max())
-    return parameters, {
-        "rounds": round_ + 1,
-        "global_strength": strengths.smooth,
-        "local_strength": strengths.local if math.isfinite(strengths.local) else None,
-        "predicted_gain_of_local_motion": max(scores.values()),
-        "expected_error": tk.expected_error(basis, equations[0][0], prior),
-        "signal_to_noise": signal_to_noise,
-        "patches": len(patches.centers),
-    }
+    return (
+        parameters,
+        freedom,
+        {
+            "rounds": round_ + 1,
+            "last_change": moved,
+            "acceleration": freedom.acceleration,
+            "local_amplitude": freedom.amplitude,
+            "local_length": freedom.length,
+            "predicted_gain_of_local_motion": gain,
+            "expected_error": tk.expected_error(basis, equations.matrix, prior),
+            "signal_to_noise": float(signal.spectrum.max()),
+            "patches": len(patches.centers),
+        },
+    )

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from weft.physics import fourier
 from weft.physics.dose import dose_weight
+from weft.physics.windows import Windows
 
 __all__ = [
     "Patches",
@@ -62,8 +63,10 @@ class Patches:
         `multiplicity` of two sets of coefficients with independent noise, for cross-validation.
     attenuation : (frames, shells) float32
         a_f in every radial bin.
-    redundancy : float
-        How often each independent datum is counted because patches overlap.
+    self_power : (patches, ky, kx) float32
+        Σ_f |a_f X_f|².
+    shares : (patches,) float32
+        Part of each patch's coefficients that are independent of its neighbours'.
     """
 
     data: torch.Tensor
@@ -76,7 +79,7 @@ class Patches:
     halves: torch.Tensor
     attenuation: torch.Tensor
     self_power: torch.Tensor
-    redundancy: float
+    shares: torch.Tensor
 
     @property
     def n_frames(self) -> int:
@@ -111,18 +114,6 @@ class SignalModel:
 
     spectrum: torch.Tensor
     strength: torch.Tensor
-
-
-def _positions(length: int, size: int, step: float) -> NDArray[np.int64]:
-    count = max(1, math.ceil((length - size) / step - 1e-6) + 1)
-    return np.round(np.linspace(0, length - size, count)).astype(np.int64)
-
-
-def _redundancy(starts: NDArray[np.int64], size: int) -> float:
-    """Coefficients for each independent datum on one axis: half-sine windows at steps of up to half a window."""
-    if len(starts) == 1:
-        return 1.5  # Σ1 Σw⁴ / (Σw²)² of one half-sine window
-    return size * (len(starts) - 1) / float(starts[-1] - starts[0])
 
 
 def _checkerboard(n_rows: NDArray[np.int64], n_columns: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -170,11 +161,9 @@ def cut_patches(
     side = [
         min(fourier.fast_size(round(size / p)), n - n % 2) for p, n in zip(pixel_size, (ny, nx), strict=True)
     ]
-    starts_y = _positions(ny, side[0], side[0] / 2)
-    starts_x = _positions(nx, side[1], side[1] / 2)
+    down, across = Windows.along(ny, side[0], border=True), Windows.along(nx, side[1], border=True)
     device = frames.device
-    wy, wx = (torch.sin(math.pi * (torch.arange(s, device=device) + 0.5) / s) for s in side)
-    window = (wy[:, None] * wx[None, :]).float()
+    tapers = [torch.as_tensor(w.tapers, device=device) for w in (down, across)]
 
     ky_full = np.fft.fftfreq(side[0], pixel_size[0])
     kx_full = np.fft.rfftfreq(side[1], pixel_size[1])
@@ -192,18 +181,16 @@ def cut_patches(
         np.rint(kx * side[1] * pixel_size[1]).astype(np.int64),
     )
 
-    shape = (len(starts_y) * len(starts_x), n_frames, len(ky), len(kx))
+    shape = (len(down.starts) * len(across.starts), n_frames, len(ky), len(kx))
     data = torch.empty(shape, dtype=torch.complex64, device=device)
-    centers = np.empty((shape[0], 2))
     i = 0
-    for y in starts_y:
-        for x in starts_x:
+    for y, taper_y in zip(down.starts, tapers[0], strict=True):
+        for x, taper_x in zip(across.starts, tapers[1], strict=True):
             patch = frames[:, y : y + side[0], x : x + side[1]]
-            patch = (patch - patch.mean((-2, -1), keepdim=True)) * window
+            patch = (patch - patch.mean((-2, -1), keepdim=True)) * (taper_y[:, None] * taper_x)
             spectrum = fourier.rfft2(patch)
             data[i, :, :top] = spectrum[:, :top, :columns]
             data[i, :, top:] = spectrum[:, side[0] - bottom :, :columns]
-            centers[i] = (x + side[1] // 2) * pixel_size[1], (y + side[0] // 2) * pixel_size[0]
             i += 1
 
     def tensor(a: NDArray[np.floating] | NDArray[np.int64]) -> torch.Tensor:
@@ -215,7 +202,7 @@ def cut_patches(
     attenuation = (attenuation * torch.exp(-0.25 * b_factor * k_shell**2)).float().to(device)
     patches = Patches(
         data=data,
-        centers=centers,
+        centers=np.array([(x, y) for y in down.centers for x in across.centers]) * pixel_size[::-1],
         ky=tensor(ky),
         kx=tensor(kx),
         shells=tensor(shells),
@@ -224,16 +211,19 @@ def cut_patches(
         halves=tensor(halves),
         attenuation=attenuation,
         self_power=torch.empty(0),
-        redundancy=_redundancy(starts_y, side[0]) * _redundancy(starts_x, side[1]),
+        shares=tensor(np.outer(down.shares, across.shares).reshape(-1)),
+    )
+    area = torch.as_tensor(
+        np.outer((down.tapers**2).sum(1), (across.tapers**2).sum(1)).reshape(-1), device=device
     )
     power = torch.zeros(shape[2:], device=device)
     for i in range(shape[0]):
-        power += torch.view_as_real(data[i]).square().sum((0, -1))
+        power += torch.view_as_real(data[i]).square().sum((0, -1)) / area[i]
     noise = patches.radial_mean(power / (shape[0] * n_frames)).clamp_min(1e-12)
     scale = (attenuation / torch.sqrt(noise))[:, patches.shells] * (patches.multiplicity > 0)
     self_power = torch.empty(shape[0], *shape[2:], device=device)
     for i in range(shape[0]):
-        data[i] *= scale
+        data[i] *= scale / torch.sqrt(area[i])
         self_power[i] = torch.view_as_real(data[i]).square().sum((0, -1))
     return Patches(**{**patches.__dict__, "self_power": self_power})
 
@@ -282,7 +272,8 @@ def gradient(patches: Patches, tracks: torch.Tensor, weighted: torch.Tensor) -> 
     ey, ex = _phases(patches, tracks)
     n_patches, n_frames = patches.data.shape[:2]
     sets = torch.cat([patches.multiplicity[None], patches.halves])
-    k = torch.stack(torch.broadcast_tensors(patches.kx[None, :], patches.ky[:, None]))
+    shape = patches.data.shape[2:]
+    k = torch.stack([patches.kx[None, :].expand(shape), patches.ky[:, None].expand(shape)])
     # d|Z|²/dt_f = 2 Re(2πi k conj(Z) a X e); a half-plane holds all independent coefficients
     basis = (-4.0 * math.pi) * (sets[:, None] * k[None]).reshape(6, -1).T.contiguous()
     out = torch.empty(n_patches, n_frames, 6, device=ey.device)
@@ -319,9 +310,9 @@ def estimate_signal(patches: Patches, sums: torch.Tensor) -> SignalModel:
 
 
 def signal_weights(patches: Patches, signal: SignalModel) -> torch.Tensor:
-    """S / (1 + S Σ a²) of every patch and radial bin, ``(patches, shells)`` float32, redundancy removed."""
+    """S / (1 + S Σ a²) of every patch and bin times the patch's share, ``(patches, shells)`` float32."""
     s = signal.strength[:, None] * signal.spectrum
-    return s / (1.0 + s * (patches.attenuation**2).sum(0)) / patches.redundancy
+    return s / (1.0 + s * (patches.attenuation**2).sum(0)) * patches.shares[:, None]
 
 
 def information(patches: Patches, signal: SignalModel) -> torch.Tensor:

@@ -73,7 +73,7 @@ def accumulate(
         list(pool.map(lambda a, b: _accumulate_rows(*arrays, a, b), edges[:-1], edges[1:]))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, inline="always")
 def _mirrored(i, n):  # type: ignore[no-untyped-def]
     if i < 0:
         i = -i
@@ -82,7 +82,7 @@ def _mirrored(i, n):  # type: ignore[no-untyped-def]
     return min(max(i, 0), n - 1)
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, fastmath=True, cache=True)
 def _accumulate_rows(sums, frames, nodes, weights, first, last):  # type: ignore[no-untyped-def]
     n_sums, ny, nx = sums.shape
     n_batch = frames.shape[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from typing import Literal
 
 import torch
@@ -46,7 +45,5 @@ def dose_weight(
 
 
 def dose_of_frames(n_frames: int, dose_per_frame: float, prior_dose: float = 0.0) -> torch.Tensor:
-    """Accumulated dose (e/Å²) at the end of each frame: before the exposure plus the frame's own, ``(n,)``."""
+    """Dose (e/Å²) accumulated at the end of each frame: `prior_dose` plus the frames' own, ``(n,)``."""
     return prior_dose + dose_per_frame * (1.0 + torch.arange(n_frames, dtype=torch.float64))
-
-

@@ -31,7 +31,7 @@ def rfft2(x: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
     """Half-plane transform of real images ``(..., y, x)``; `size` zero-pads or crops first."""
     if x.device.type == "cpu":
         out = scipy.fft.rfft2(x.numpy(), s=size, workers=torch.get_num_threads())
-        return torch.from_numpy(out)
+        return torch.as_tensor(out)
     return torch.fft.rfft2(x, s=size)
 
 
@@ -39,22 +39,20 @@ def irfft2(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Inverse of :func:`rfft2`; `size` is that of the real image."""
     if x.device.type == "cpu":
         out = scipy.fft.irfft2(x.numpy(), s=size, workers=torch.get_num_threads())
-        return torch.from_numpy(out)
+        return torch.as_tensor(out)
     return torch.fft.irfft2(x, s=size)
 
 
 def frequencies(
     size: tuple[int, int], pixel_size: float = 1.0, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """ky as a column ``(y, 1)`` and kx as a row ``(1, x//2+1)`` of the half-plane, in 1/Å (1/px by default)."""
+    """ky as a column ``(y, 1)`` and kx as a row ``(1, x//2+1)`` of the half-plane, 1/Å (or 1/px)."""
     ky = torch.fft.fftfreq(size[0], d=pixel_size, device=device)[:, None]
     kx = torch.fft.rfftfreq(size[1], d=pixel_size, device=device)[None, :]
     return ky, kx
 
 
-def crop_half(
-    spectrum: torch.Tensor, size: tuple[int, int], new_size: tuple[int, int]
-) -> torch.Tensor:
+def crop_half(spectrum: torch.Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> torch.Tensor:
     """Crop or zero-pad a half-plane ``(..., y, x//2+1)`` of images of `size` to that of `new_size`.
 
     The values are left as they are: divide by the ratio of areas to keep grey values. Where the new
@@ -69,9 +67,7 @@ def crop_half(
     out[..., :low, :cols] = spectrum[..., :low, :cols]
     out[..., my - high :, :cols] = spectrum[..., ny - high :, :cols]
     if my < ny and my % 2 == 0:
-        out[..., my // 2, :cols] = 0.5 * (
-            spectrum[..., my // 2, :cols] + spectrum[..., ny - my // 2, :cols]
-        )
+        out[..., my // 2, :cols] = 0.5 * (spectrum[..., my // 2, :cols] + spectrum[..., ny - my // 2, :cols])
     elif my > ny and ny % 2 == 0:
         nyquist = spectrum[..., ny // 2, :cols]
         out[..., ny // 2, :cols] = 0.5 * nyquist

@@ -1,4 +1,4 @@
-"""Spline interpolation on coarse uniform grids (the paper, "Spline interpolation on multi-dimensional grids").
+"""Spline interpolation on coarse grids (Tegunov & Cramer 2019, "Spline interpolation on ... grids").
 
 A quantity that varies slowly over the field of view or over time is described by its values at a few
 evenly spaced control points that span the whole axis, first and last point on the two ends. Between
@@ -48,7 +48,8 @@ def spline_matrix(n: int, positions: NDArray[np.floating] | torch.Tensor) -> NDA
     basis = _basis(n)
     inside = np.clip(u, 0.0, 1.0)
     slopes = np.asarray(basis(inside, 1))
-    return np.asarray(basis(inside)) + (u - inside)[:, None] * slopes
+    out: NDArray[np.float64] = np.asarray(basis(inside)) + (u - inside)[:, None] * slopes
+    return out
 
 
 def spline_penalty(n: int, order: int = 2) -> NDArray[np.float64]:
@@ -59,9 +60,7 @@ def spline_penalty(n: int, order: int = 2) -> NDArray[np.float64]:
     return np.asarray(d.T @ d, dtype=np.float64)
 
 
-def evaluate_grid(
-    grid: NDArray[np.floating], *positions: NDArray[np.floating]
-) -> NDArray[np.float64]:
+def evaluate_grid(grid: NDArray[np.floating], *positions: NDArray[np.floating]) -> NDArray[np.float64]:
     """Values of a grid at scattered places.
 
     Parameters

@@ -1,0 +1,413 @@
+"""Local CTF of a micrograph.
+
+The steps follow Tegunov & Cramer 2019 ("Contrast transfer function estimation in micrographs"): spectra of
+overlapping patches, an exhaustive search, a fit of a defocus surface, astigmatism and phase to all
+patches in 2D, a resolution estimate from spectra brought to one defocus, and a second fit over a shorter
+range where the first one's rings do not reach the end of the range. The fit itself is by maximum
+likelihood (`likelihood`), and the freedom of the surface is chosen from the data (`fit`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pydantic import model_validator
+from scipy.ndimage import gaussian_filter
+
+from weft.defocus import quality
+from weft.defocus.fit import Solution, refine, wrap_phase
+from weft.defocus.search import search
+from weft.defocus.spectra import Spectra, averaged_spectrum, patch_spectra
+from weft.errors import FitError
+from weft.physics.optics import Optics
+from weft.physics.splines import evaluate_grid
+from weft.settings import Settings, setting
+
+__all__ = ["CTFModel", "CTFSettings", "fit_ctf", "fit_spectrum"]
+
+SEARCH_LIMIT = 8.0  # Å: the exhaustive search needs no finer rings
+SHOWN_PATCHES = 64  # enough for the averages that are shown and judged
+UNKNOWN_AVERAGED = 100.0  # periodograms supposed in a spectrum that somebody else averaged
+
+
+class CTFSettings(Settings):
+    """How the contrast transfer function is fitted."""
+
+    range_min: float = setting(
+        30.0, "Lowest spatial frequency fitted, as a resolution.", unit="Å", gt=8, le=100
+    )
+    range_max: float = setting(
+        4.0,
+        "Highest spatial frequency fitted, as a resolution; less is used where rings do not reach it.",
+        unit="Å",
+        ge=1.0,
+        le=15.0,
+    )
+    defocus_min: float = setting(0.3, "Least defocus searched.", unit="µm", ge=0.0, le=20.0)
+    defocus_max: float = setting(5.0, "Greatest defocus searched.", unit="µm", gt=0.0, le=20.0)
+    window: int = setting(512, "Side of the patches whose spectra are taken.", unit="px", ge=64, le=4096)
+    grid: tuple[int, int] = setting(
+        (5, 5),
+        "Control points of the defocus surface in x and y: 1 1 is one defocus, 2 2 a plane. As much of "
+        "this is used as predicts data that were left out of the fit.",
+    )
+    fit_phase: bool = setting(False, "Also fit the phase shift of a phase plate.")
+    phase_shift: float = setting(
+        0.0, "Phase shift of a phase plate, where it is not fitted.", unit="deg", ge=0.0, le=180.0
+    )
+    source: Literal["average", "movie"] = setting(
+        "average",
+        "Fit to spectra of the aligned average (best), or to the mean spectra of the single frames.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CTFSettings:
+        if self.range_max >= self.range_min:
+            raise ValueError("range_max must be a finer resolution (a smaller number) than range_min")
+        if self.defocus_max <= self.defocus_min:
+            raise ValueError("defocus_max must be greater than defocus_min")
+        if not all(1 <= g <= 9 for g in self.grid):
+            raise ValueError("grid is two numbers from 1 to 9")
+        return self
+
+
+@dataclass(frozen=True)
+class CTFModel:
+    """The contrast transfer function everywhere in a micrograph.
+
+    Attributes
+    ----------
+    surface : (y, x) float64
+        Defocus at the control points, Å.
+    extent : (float, float)
+        Width and height of the field, Å.
+    astigmatism, angle : float
+        U − V (Å, never negative) and the direction of U from +x, counter-clockwise (degrees).
+    phase_shift : float
+        Degrees.
+    resolution : float
+        Å, to which rings agree with the fit.
+    fit_range : (float, float)
+        Å, that the fit used in the end.
+    score : float
+        Mean, over the fitted range, of the correlation of the rotational average with the CTF.
+    errors : dict
+        Expected standard deviations: defocus and astigmatism (Å).
+    ice_ring : float or None
+        Excess power in the ring of crystalline ice.
+    spectrum, model : (y, x) float32
+        Centred power spectrum with its background removed, at one defocus, and the CTF² fitted to it.
+    curve : Curve
+        The rotational average.
+    """
+
+    surface: NDArray[np.float64]
+    extent: tuple[float, float]
+    astigmatism: float
+    angle: float
+    phase_shift: float
+    resolution: float
+    fit_range: tuple[float, float]
+    score: float
+    errors: dict[str, float] = field(default_factory=dict)
+    ice_ring: float | None = None
+    spectrum: NDArray[np.float32] | None = None
+    model: NDArray[np.float32] | None = None
+    curve: quality.Curve | None = None
+
+    @property
+    def defocus(self) -> float:
+        """Mean over the field, Å."""
+        u = (np.arange(9) + 0.5) / 9
+        y, x = np.meshgrid(u, u)
+        return float(evaluate_grid(self.surface, y.ravel(), x.ravel()).mean())
+
+    def at(self, xy: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Local CTF.
+
+        Parameters
+        ----------
+        xy : (n, 2) array
+            x, y in Å.
+
+        Returns
+        -------
+        defocus_u, defocus_v, angle : (n,) float64 arrays
+            Å, Å, degrees.
+        """
+        places = np.atleast_2d(np.asarray(xy, dtype=np.float64))
+        u = np.clip(places / np.array(self.extent), 0.0, 1.0)
+        mean = evaluate_grid(self.surface, u[:, 1], u[:, 0])
+        half = 0.5 * self.astigmatism
+        return mean + half, mean - half, np.full(len(places), self.angle)
+
+    def plane(self) -> tuple[float, float]:
+        """Tilt of the specimen (degrees) and direction of its axis from +x, counter-clockwise (degrees)."""
+        ny, nx = self.surface.shape
+        x, y = np.meshgrid(np.linspace(0, self.extent[0], nx), np.linspace(0, self.extent[1], ny))
+        design = np.column_stack([np.ones(x.size), x.ravel(), y.ravel()])
+        _, sx, sy = np.linalg.lstsq(design, self.surface.ravel(), rcond=None)[0]
+        tilt = math.degrees(math.atan(math.hypot(sx, sy)))
+        # the axis is where defocus does not change
+        axis = math.degrees(math.atan2(sx, -sy)) % 180.0 if tilt > 0 else 0.0
+        return tilt, axis
+
+    def metrics(self) -> dict[str, float | None]:
+        """Numbers by which micrographs are judged and selected."""
+        tilt, axis = self.plane()
+        return {
+            "defocus": self.defocus,
+            "defocus_range": float(np.ptp(self.surface)),
+            "astigmatism": self.astigmatism,
+            "astigmatism_angle": self.angle,
+            "phase_shift": self.phase_shift,
+            "resolution": self.resolution,
+            "ctf_score": self.score,
+            "tilt": tilt,
+            "tilt_axis": axis,
+            "ice_ring": self.ice_ring,
+            "defocus_error": self.errors.get("defocus"),
+            "astigmatism_error": self.errors.get("astigmatism"),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for a record; spectra and curves are kept in their own files."""
+        return {
+            "surface": np.round(self.surface, 2).tolist(),
+            "extent": list(self.extent),
+            "astigmatism": round(self.astigmatism, 2),
+            "angle": round(self.angle, 3),
+            "phase_shift": round(self.phase_shift, 3),
+            "resolution": round(self.resolution, 4),
+            "fit_range": list(self.fit_range),
+            "score": round(self.score, 5),
+            "errors": {k: round(v, 2) for k, v in self.errors.items()},
+            "ice_ring": None if self.ice_ring is None else round(self.ice_ring, 5),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CTFModel:
+        """Inverse of :meth:`to_dict`."""
+        plain = {
+            k: data[k] for k in ("astigmatism", "angle", "phase_shift", "resolution", "score", "ice_ring")
+        }
+        return cls(
+            surface=np.asarray(data["surface"], dtype=np.float64),
+            extent=(float(data["extent"][0]), float(data["extent"][1])),
+            fit_range=(float(data["fit_range"][0]), float(data["fit_range"][1])),
+            errors=dict(data["errors"]),
+            **plain,
+        )
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Left half the measured spectrum, right half the fit; (y, x) uint8.
+
+        Raises
+        ------
+        FitError
+            The model was read back from a record and carries no spectrum.
+        """
+        if self.spectrum is None or self.model is None:
+            raise FitError("this CTF was read from a record, which holds no spectrum to draw")
+        data, fit = self.spectrum, self.model
+        low, high = np.percentile(data, [10.0, 97.0])
+        shown = (data - low) / max(high - low, 1e-9)
+        out = np.where(np.arange(data.shape[1]) < data.shape[1] // 2, shown, fit)
+        return np.asarray(np.clip(out * 255.0, 0, 255), dtype=np.uint8)
+
+
+def fit_ctf(
+    image_or_frames: torch.Tensor | Sequence[torch.Tensor],
+    optics: Optics,
+    settings: CTFSettings | None = None,
+) -> CTFModel:
+    """Fit the local CTF of a micrograph.
+
+    Parameters
+    ----------
+    image_or_frames : (y, x) float32 tensor, or frames
+        The aligned average; or several images of the same field, whose spectra are averaged.
+    optics : Optics
+        `pixel_size` is that of the images.
+    settings : CTFSettings, optional
+
+    Returns
+    -------
+    CTFModel
+
+    Raises
+    ------
+    FitError
+        The image is too small, holds no contrast, or its pixels are too large for the fitted range.
+    """
+    settings = settings or CTFSettings()
+    single = isinstance(image_or_frames, torch.Tensor) and image_or_frames.ndim == 2
+    first = image_or_frames if single else image_or_frames[0]
+    assert isinstance(first, torch.Tensor)
+    if min(first.shape) < 128:
+        raise FitError(f"the image is {first.shape[1]}×{first.shape[0]} pixels; a CTF fit needs at least 128")
+    if not float(first.std()) > 0.0:
+        raise FitError("the image holds no contrast at all (every pixel has the same value)")
+    return _fit(patch_spectra(image_or_frames, optics.pixel_size, settings.window), optics, settings)
+
+
+def fit_spectrum(power: torch.Tensor, optics: Optics, settings: CTFSettings | None = None) -> CTFModel:
+    """Fit the CTF to one power spectrum that another program computed.
+
+    Parameters
+    ----------
+    power : (n, n) float32
+        Centred; power or amplitude.
+    optics : Optics
+        `pixel_size` is that of the image behind the spectrum.
+    settings : CTFSettings, optional
+    """
+    settings = settings or CTFSettings()
+    return _fit(averaged_spectrum(power, optics.pixel_size, UNKNOWN_AVERAGED), optics, settings)
+
+
+def _fit(spectra: Spectra, optics: Optics, settings: CTFSettings) -> CTFModel:
+    nyquist = 0.5 / optics.pixel_size
+    low, high = 1.0 / settings.range_min, min(1.0 / settings.range_max, 0.95 * nyquist)
+    if high < 2.0 * low:
+        raise FitError(
+            f"pixels of {optics.pixel_size:.2f} Å leave only {1 / low:.0f} to {1 / high:.1f} Å to fit; "
+            "raise ctf.range_min or use less binning"
+        )
+    solution, high = _solve(spectra, optics, settings, low, high)
+    for _ in range(3):
+        model = _judged(spectra, optics, solution, low, high, 0.98 * nyquist)
+        reached = 1.0 / model.resolution
+        if reached >= 0.97 * high or high <= 2.2 * low:
+            break
+        # rings do not reach the end of the range: fit what they do reach, and a little more
+        high = max(1.1 * reached, 2.0 * low)
+        band = spectra.within(low, high)
+        solution = refine(
+            band,
+            optics,
+            solution,
+            settings.grid,
+            (low, high),
+            rounds=10,
+            fit_phase=settings.fit_phase,
+        )
+    return model
+
+
+def _solve(
+    spectra: Spectra, optics: Optics, settings: CTFSettings, low: float, high: float
+) -> tuple[Solution, float]:
+    """Search, compare the best starting points, and fit the best of them."""
+    coarse_high = min(high, max(1.0 / SEARCH_LIMIT, 2.5 * low))
+    coarse = spectra.within(low, coarse_high)
+    phases = (
+        tuple(math.radians(p) for p in range(0, 180, 20))
+        if settings.fit_phase
+        else (math.radians(settings.phase_shift),)
+    )
+    plane = (min(settings.grid[0], 2), min(settings.grid[1], 2))
+    starts = search(
+        coarse,
+        optics,
+        (settings.defocus_min * 1e4, settings.defocus_max * 1e4),
+        phases=phases,
+        tilt=max(plane) > 1,
+    )
+    compared = [
+        refine(coarse, optics, s, plane, (low, coarse_high), rounds=5, fit_phase=settings.fit_phase)
+        for s in starts
+    ]
+    best = max(compared, key=lambda s: s.log_likelihood)
+    fine = spectra.within(low, high)
+    fitted = refine(fine, optics, best, settings.grid, (low, high), rounds=12, fit_phase=settings.fit_phase)
+    return fitted, high
+
+
+def _judged(
+    spectra: Spectra, optics: Optics, solution: Solution, low: float, high: float, end: float
+) -> CTFModel:
+    """The model with its quality, looking as far as `end` (1/Å)."""
+    surface = solution.control_points()
+    u = spectra.centers / np.array(spectra.extent)
+    defocus = evaluate_grid(surface, u[:, 1], u[:, 0])
+    shown = spectra.within(0.0, end)
+    phase = math.degrees(wrap_phase(solution.phase)) if solution.phase else 0.0
+    image, k, power, target = quality.rescaled_average(
+        shown, optics, defocus, solution.astigmatism, SHOWN_PATCHES
+    )
+    curve = quality.agreement(k, power, target, phase, optics)
+    resolution = quality.resolution(curve, low, end)
+    inside = (curve.k >= low) & (curve.k <= high)
+    score = float(curve.correlation[inside].mean())
+    half = float(np.hypot(*solution.astigmatism))
+    data, fit = _pictures(shown, optics, image, curve, target, solution, phase)
+    return CTFModel(
+        surface=surface,
+        extent=spectra.extent,
+        astigmatism=2.0 * half,
+        angle=math.degrees(0.5 * math.atan2(solution.astigmatism[1], solution.astigmatism[0])),
+        phase_shift=phase,
+        resolution=resolution,
+        fit_range=(1.0 / low, 1.0 / high),
+        score=score,
+        errors={
+            "defocus": float(solution.errors[0]),
+            "astigmatism": 2.0 * float(solution.errors[-3:-1].mean()),
+        },
+        ice_ring=quality.ice_ring_density(curve.k, curve.power),
+        spectrum=data,
+        model=fit,
+        curve=curve,
+    )
+
+
+def _pictures(
+    spectra: Spectra,
+    optics: Optics,
+    image: NDArray[np.float32],
+    curve: quality.Curve,
+    target: float,
+    solution: Solution,
+    phase: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centred full-plane spectrum, background divided out, and CTF² with its envelope, for display."""
+    k = spectra.k.cpu().numpy()
+    azimuth = spectra.azimuth
+    ring = (k / spectra.dk).clip(0, len(curve.k) - 1)
+    background = np.interp(ring, np.arange(len(curve.k)), curve.background)
+    flat = image / np.maximum(background, 1e-9) - 1.0
+    lobe = solution.astigmatism[0] * torch.cos(2 * azimuth) + solution.astigmatism[1] * torch.sin(2 * azimuth)
+    c2 = (
+        torch.sin(
+            torch.as_tensor(math.radians(phase) + optics.amplitude_phase)
+            + math.pi
+            * optics.wavelength
+            * spectra.k**2
+            * (target + lobe - 0.5 * optics.cs_angstrom * optics.wavelength**2 * spectra.k**2)
+        ).numpy()
+        ** 2
+    )
+
+    # rings are judged by eye, so that every ring gets the same contrast and speckle is smoothed a little
+    shell = ring.astype(int).ravel()
+    count = np.bincount(shell).clip(1)
+    spread = np.sqrt(np.bincount(shell, flat.ravel() ** 2) / count)
+    flat = flat / np.maximum(np.interp(ring, np.arange(len(spread)), spread), 1e-6)
+
+    def centred(half: NDArray[np.floating]) -> NDArray[np.float32]:
+        ny = half.shape[0]
+        order = np.argsort(spectra.ky.cpu().numpy(), kind="stable")
+        right = half[order]
+        left = right[::-1, 1:][:, ::-1]
+        if ny % 2 == 0:
+            left = np.roll(left, 1, axis=0)
+        return np.concatenate([left, right], axis=1).astype(np.float32)
+
+    return gaussian_filter(centred(flat), 1.0), centred(c2)

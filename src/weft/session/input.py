@@ -1,0 +1,73 @@
+"""The sections of weft.toml that belong to the session itself: [input] and [engine]."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from weft.movies.source import SourceSettings
+from weft.physics.optics import Optics
+from weft.settings import Settings, setting
+
+__all__ = ["EngineSettings", "InputSettings"]
+
+
+class _ExposureSettings(Settings):
+    """Where the data are, and what the microscope did."""
+
+    frames: tuple[str, ...] = setting(
+        ...,
+        "Movies: one or several glob patterns; ** stands for any depth of folders.",
+        min_length=1,
+    )
+    recursive: bool = setting(False, "Look in all folders below that of each pattern, too.")
+    pixel_size: float = setting(..., "Pixel size of the frames as they are read.", unit="Å", gt=0)
+    voltage: float = setting(..., "Acceleration voltage.", unit="kV", gt=0)
+    cs: float = setting(..., "Spherical aberration.", unit="mm", ge=0)
+    amplitude: float = setting(..., "Amplitude contrast, as a fraction.", ge=0, lt=1)
+    dose_per_frame: float = setting(
+        ..., "Exposure of each frame as it is read (after EER frames are grouped).", unit="e/Å²", ge=0
+    )
+    prior_dose: float = setting(0.0, "Exposure before the first frame.", unit="e/Å²", ge=0)
+    gain: str | None = setting(None, "Gain reference that multiplies the frames (MRC, TIFF, .gain, DM4).")
+    gain_flip_x: bool = setting(False, "Mirror the gain reference left to right.")
+    gain_flip_y: bool = setting(False, "Mirror the gain reference top to bottom.")
+    gain_transpose: bool = setting(False, "Swap the axes of the gain reference, before mirroring.")
+    gain_invert: bool = setting(False, "The gain reference is what to divide by.")
+    defects: str | None = setting(None, "Defect map (MRC, TIFF) or text file of x, y, width, height rows.")
+
+    @field_validator("frames", mode="before")
+    @classmethod
+    def _one_pattern(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class InputSettings(SourceSettings, _ExposureSettings):
+    """Where the data are, the physics of the exposure, and how files are read."""
+
+    def optics(self) -> Optics:
+        """The constants of the raw frames; frames that are skipped have been exposed, too."""
+        return Optics(
+            pixel_size=self.pixel_size,
+            voltage=self.voltage,
+            cs=self.cs,
+            amplitude=self.amplitude,
+            dose_per_frame=self.dose_per_frame,
+            prior_dose=self.prior_dose + self.skip_first * self.dose_per_frame,
+        )
+
+
+class EngineSettings(Settings):
+    """How the work is spread over processes; no result depends on it."""
+
+    workers: int | Literal["auto"] = setting(
+        "auto", "Worker processes; 0 computes in the calling process; auto takes what the machine has."
+    )
+    threads: int | Literal["auto"] = setting("auto", "Threads of each worker; auto shares out the cores.")
+    attempts: int = setting(
+        2, "How many workers an item may kill before it is set aside and the others go on.", ge=1
+    )
+    worker_timeout: float = setting(
+        300.0, "A worker that has not been heard of for so long is given up.", unit="s", gt=0
+    )

@@ -1,0 +1,268 @@
+"""One run over a session: what has to be done, doing it, and keeping the tables in accord."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from weft.errors import SessionError
+from weft.formats.atomic import TEMPORARY_SUFFIX
+from weft.session import index
+from weft.session.config import SessionSettings
+from weft.session.discovery import OUTPUT_FOLDERS
+from weft.session.engine import crew_size, run_tasks
+from weft.session.input import EngineSettings
+from weft.session.lock import SessionLock
+from weft.session.plan import expected_fingerprints, step_states, steps_to_run
+from weft.session.records import FileIdentity, Record, StepError, StepRecord
+from weft.session.steps import all_steps, with_prerequisites
+from weft.session.work import Outcome, Task, resolve_device
+
+if TYPE_CHECKING:
+    from weft.session.session import Session
+
+__all__ = ["Progress", "RunReport", "run"]
+
+#: Seconds between two rewritings of the tables while a run goes on.
+_TABLE_INTERVAL = 5.0
+_KEEP_FREE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `run` tells while it works.
+
+    Attributes
+    ----------
+    total, finished, failed : int
+        Items that this run has to do, and how many of them have ended.
+    item : str
+        The one that has just ended; empty for a note.
+    error : str
+        Why it failed; empty otherwise.
+    seconds : float
+        It took.
+    note : str
+        Something else that people should know.
+    """
+
+    total: int
+    finished: int
+    failed: int
+    item: str = ""
+    error: str = ""
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass
+class RunReport:
+    """How a run ended.
+
+    Attributes
+    ----------
+    done : list of str
+        Items that were worked on and are done.
+    current : list of str
+        Items that needed nothing.
+    excluded : list of str
+        Items that were excluded by hand.
+    failed : dict
+        Item → reason; those that failed earlier and were not tried again are in it.
+    interrupted : bool
+    seconds : float
+    """
+
+    done: list[str] = field(default_factory=list)
+    current: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 some items failed, 130 stopped by the user."""
+        return 130 if self.interrupted else 1 if self.failed else 0
+
+
+def run(
+    session: Session,
+    steps: Sequence[str] | None = None,
+    only: str | None = None,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    retry: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """What :meth:`Session.run` does; see there."""
+    begin = time.monotonic()
+    settings = session.settings
+    wanted = with_prerequisites(steps)
+    engine = _override(settings.engine, workers, threads)
+    resolve_device(device)
+    _check_space(session.root)
+    report = RunReport()
+    with SessionLock(session.root):
+        _sweep(session.root)
+        for folder in ("records", "logs"):
+            (session.root / folder).mkdir(exist_ok=True)
+        records = session.store.read_all()
+        todo = _tasks(session, records, settings, wanted, only, retry, report)
+        crew = crew_size(engine, len(todo), _gpus(device))
+        tasks = [replace(task, threads=crew.threads, device=device) for task in todo]
+        book = _Bookkeeper(session, records, settings, report, len(tasks), progress)
+        try:
+            if tasks:
+                run_tasks(tasks, crew, engine, session.root, book.outcome, book.killer, book.note)
+        except KeyboardInterrupt:
+            report.interrupted = True
+        finally:
+            book.write_tables()
+    report.seconds = time.monotonic() - begin
+    return report
+
+
+def _tasks(
+    session: Session,
+    records: Mapping[str, Record],
+    settings: SessionSettings,
+    wanted: Sequence[str],
+    only: str | None,
+    retry: bool,
+    report: RunReport,
+) -> list[Task]:
+    """One task for every item that is not in accord; the others go into the report."""
+    plain, excluded, root = settings.plain(), session.selection.exclude, str(session.root)
+    found = session.movies(records)
+    items = {name: movie for name, movie in found.items() if only is None or fnmatchcase(name, only)}
+    if not items:
+        what = f"no item is called {only}" if only else f"no file matches {', '.join(settings.input.frames)}"
+        raise SessionError(f"{session.root}: there is nothing to do, {what}.")
+    tasks = []
+    for name, movie in items.items():
+        if name in excluded:
+            report.excluded.append(name)
+            continue
+        if movie.record is not None:
+            states = step_states(movie.record, settings, session.root)
+            if not steps_to_run(states, wanted, retry=retry):
+                failed = [states[n].reason for n in wanted if n in states and states[n].state == "failed"]
+                if failed:
+                    report.failed[name] = failed[0]
+                else:
+                    report.current.append(name)
+                continue
+        tasks.append(Task(root, str(movie.source), name, movie.kind, tuple(wanted), plain, retry=retry))
+    return tasks
+
+
+def _check_space(root: Path) -> None:
+    free = shutil.disk_usage(root).free
+    if free < _KEEP_FREE:
+        raise SessionError(f"{root}: only {free / 1e9:.1f} GB are free on this disk; make room first.")
+
+
+def _sweep(root: Path) -> None:
+    """Delete the unfinished files that a killed process left behind."""
+    pattern = f".*{TEMPORARY_SUFFIX}"
+    found = [root.glob(pattern), *((root / name).rglob(pattern) for name in OUTPUT_FOLDERS)]
+    for path in (path for paths in found for path in paths):
+        path.unlink(missing_ok=True)
+
+
+class _Bookkeeper:
+    """Follows a run: the report, the tables, the progress."""
+
+    def __init__(
+        self,
+        session: Session,
+        records: dict[str, Record],
+        settings: SessionSettings,
+        report: RunReport,
+        total: int,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.session = session
+        self.records = records
+        self.settings = settings
+        self.report = report
+        self.total = total
+        self.progress = progress
+        self.counts: Counter[str] = Counter()
+        self.changed: dict[str, Record] = {}
+        self.written = time.monotonic()
+
+    def outcome(self, outcome: Outcome) -> None:
+        """An item has ended."""
+        self.counts["failed" if outcome.error else "done"] += 1
+        if outcome.error:
+            self.report.failed[outcome.item] = outcome.error
+        else:
+            self.report.done.append(outcome.item)
+        record = self.session.store.read(outcome.item)
+        if record is not None:
+            self.records[outcome.item] = self.changed[outcome.item] = record
+        self._tell(item=outcome.item, error=outcome.error, seconds=outcome.seconds)
+        # rewriting a long table for each of thousands of items would cost more than the items
+        if time.monotonic() - self.written > _TABLE_INTERVAL:
+            self.write_tables()
+
+    def killer(self, task: Task, deaths: int) -> Outcome:
+        """An item has killed its workers: set it aside."""
+        text = (
+            f"set aside: {deaths} worker processes died working on it (out of memory, or a crash in a "
+            "decoder); see logs/engine.log, and try again with --retry"
+        )
+        store = self.session.store
+        try:
+            source = FileIdentity.of(task.source)
+        except OSError:
+            return Outcome(task.item, (), text, task.steps[0])
+        record = store.read(task.item) or Record(task.item, task.kind, source)
+        expected = expected_fingerprints(task.kind, source, self.settings, self.session.root)
+        states = step_states(record, self.settings, self.session.root, source)
+        step = (steps_to_run(states, task.steps, retry=True) or task.steps)[0]
+        reads = all_steps()[step].reads(self.settings)
+        error = StepError("Quarantined", text, item_fault=True)
+        store.write(record.with_step(step, StepRecord("failed", expected[step], reads, error=error)))
+        return Outcome(task.item, (), text, step)
+
+    def note(self, text: str) -> None:
+        """Pass on a sentence."""
+        self._tell(note=text)
+
+    def _tell(self, *, item: str = "", error: str = "", seconds: float = 0.0, note: str = "") -> None:
+        if self.progress is not None:
+            finished, failed = self.counts.total(), self.counts["failed"]
+            self.progress(Progress(self.total, finished, failed, item, error, seconds, note))
+
+    def write_tables(self) -> None:
+        """Bring the tables and the index into accord with the records."""
+        self.session.write_tables(self.records)
+        try:
+            index.update(self.session.root, self.changed.values())
+        except sqlite3.DatabaseError:
+            index.rebuild(self.session.root, self.records.values())  # a cache may break
+        self.changed.clear()
+        self.written = time.monotonic()
+
+
+def _override(engine: EngineSettings, workers: int | None, threads: int | None) -> EngineSettings:
+    given = {name: value for name, value in (("workers", workers), ("threads", threads)) if value is not None}
+    return EngineSettings(**(engine.model_dump() | given))
+
+
+def _gpus(device: str) -> int:
+    import torch
+
+    return torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 0

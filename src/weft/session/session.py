@@ -1,0 +1,266 @@
+"""A session: a folder with settings, records and results, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from weft.errors import SessionError, SettingsError
+from weft.session import config, index
+from weft.session.config import SessionSettings
+from weft.session.discovery import find_movies, name_items, natural_key
+from weft.session.items import Movie
+from weft.session.lock import SessionLock
+from weft.session.plan import StepState, item_state, step_states
+from weft.session.records import Record, RecordStore
+from weft.session.running import Progress, RunReport, run
+from weft.session.selection import Selection, Verdict
+from weft.session.steps import all_steps
+from weft.session.tables import write_micrographs_star
+
+__all__ = ["ItemStatus", "Progress", "RunReport", "Session", "new", "open"]
+
+
+@dataclass(frozen=True)
+class ItemStatus:
+    """How one item stands: three different things.
+
+    Attributes
+    ----------
+    state : ``"done"``, ``"failed"``, ``"stale"`` or ``"new"``
+        The worst of its steps.
+    steps : dict
+        Step → its state with the reason.
+    verdict : Verdict
+        Whether the selection takes it.
+    """
+
+    state: Literal["done", "failed", "stale", "new"]
+    steps: Mapping[str, StepState]
+    verdict: Verdict
+
+    @property
+    def reason(self) -> str:
+        """Why it is failed or stale; empty otherwise."""
+        return next((s.reason for s in self.steps.values() if s.state == self.state and s.reason), "")
+
+
+class Session:
+    """An opened session. Make one with :func:`weft.open` or :func:`weft.new`.
+
+    Attributes
+    ----------
+    root : Path
+        Its folder, absolute.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.store = RecordStore(self.root)
+        if not (self.root / config.FILE_NAME).is_file():
+            raise SessionError(
+                f"{root} is not a Weft session (it has no {config.FILE_NAME}); make one with `weft new`."
+            )
+
+    def __repr__(self) -> str:
+        return f"<Session {self.root}>"
+
+    # ------------------------------------------------------------------ settings
+
+    @property
+    def settings(self) -> SessionSettings:
+        """weft.toml as it is now.
+
+        Raises
+        ------
+        SettingsError
+        """
+        return config.load(self.root)
+
+    def set(self, key: str, value: str) -> None:
+        """Change ``section.key`` in weft.toml.
+
+        Raises
+        ------
+        SettingsError
+        """
+        config.edit_file(self.root, key, value)
+
+    # ------------------------------------------------------------------ items
+
+    @property
+    def items(self) -> dict[str, Movie]:
+        """All items by name, in natural order: those that have records, and those just found."""
+        return self.movies(self.store.read_all())
+
+    def movies(self, records: Mapping[str, Record]) -> dict[str, Movie]:
+        """The items that belong to these records and to the files that are there now."""
+        known = {record.input.path: name for name, record in records.items()}
+        sources = name_items(find_movies(self.settings.input, self.root), known)
+        for name, record in records.items():
+            sources.setdefault(name, Path(record.input.path))
+        names = sorted(sources, key=natural_key)
+        return {name: Movie(self.root, name, sources[name], records.get(name)) for name in names}
+
+    def __getitem__(self, name: str) -> Movie:
+        record = self.store.read(name)
+        if record is not None:
+            return Movie(self.root, name, Path(record.input.path), record)
+        items = self.items
+        if name in items:
+            return items[name]
+        similar = [item for item, movie in items.items() if movie.source.stem == name]
+        if len(similar) == 1:
+            return items[similar[0]]
+        hint = f"; there are {', '.join(similar)}" if similar else f" among its {len(items)}"
+        raise SessionError(f"{self.root} has no item {name!r}{hint}.")
+
+    def __iter__(self) -> Iterator[Movie]:
+        return iter(self.items.values())
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def status(self) -> dict[str, ItemStatus]:
+        """How every item stands, by name."""
+        settings, selection = self.settings, Selection.load(self.root)
+        out = {}
+        for name, movie in self.items.items():
+            if movie.record is None:
+                states = {
+                    n: StepState("new", again=True) for n, s in all_steps().items() if "movie" in s.kinds
+                }
+                hand = Verdict(name not in selection.exclude, ("not measured",))
+                out[name] = ItemStatus("new", states, hand)
+            else:
+                states = step_states(movie.record, settings, self.root)
+                out[name] = ItemStatus(item_state(states), states, selection.verdict(movie.record))
+        return out
+
+    # ------------------------------------------------------------------ work
+
+    def run(
+        self,
+        steps: Sequence[str] | None = None,
+        only: str | None = None,
+        *,
+        workers: int | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+        retry: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> RunReport:
+        """Bring the items into accord with the settings, and do nothing else.
+
+        Parameters
+        ----------
+        steps : sequence of str, optional
+            Only these and what they need; all by default.
+        only : str, optional
+            Items by a shell pattern on their names.
+        workers, threads : int, optional
+            Instead of [engine]'s; 0 workers computes in this process.
+        device : str
+            ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        retry : bool
+            Try again what failed through a fault of the item's own.
+        progress : callable, optional
+            Called with a :class:`Progress` whenever an item ends.
+
+        Raises
+        ------
+        SettingsError, SessionError
+            When nothing could be started. Failures of items are in the report.
+        """
+        return run(
+            self, steps, only, workers=workers, threads=threads, device=device, retry=retry, progress=progress
+        )
+
+    # ------------------------------------------------------------------ tables
+
+    def write_tables(self, records: Mapping[str, Record]) -> None:
+        """Write micrographs.star, and micrographs_selected.star where a selection was made."""
+        write_micrographs_star(self.root / "micrographs.star", records.values(), self.root)
+        if (self.root / "selection.json").exists():
+            selection = self.selection
+            chosen = [record for record in records.values() if selection.verdict(record).selected]
+            write_micrographs_star(self.root / "micrographs_selected.star", chosen, self.root)
+
+    def reindex(self) -> int:
+        """Make index.sqlite and the tables again from the records; the number of items.
+
+        Raises
+        ------
+        SessionError
+            When a run is going on.
+        """
+        with SessionLock(self.root):
+            records = self.store.read_all()
+            self.write_tables(records)
+            return index.rebuild(self.root, records.values())
+
+    # ------------------------------------------------------------------ selection
+
+    @property
+    def selection(self) -> Selection:
+        """What was selected: ranges and decisions by hand."""
+        return Selection.load(self.root)
+
+    def select(self, selection: Selection) -> dict[str, Verdict]:
+        """Keep a selection and write micrographs_selected.star; the verdict on every item."""
+        records = self.store.read_all()
+        selection.save(self.root)
+        self.write_tables(records)
+        return {name: selection.verdict(record) for name, record in records.items()}
+
+
+def open(root: str | Path) -> Session:
+    """Open a session.
+
+    Raises
+    ------
+    SessionError
+        When there is none.
+    """
+    return Session(root)
+
+
+def new(root: str | Path, **settings: Any) -> Session:
+    """Make a session.
+
+    Parameters
+    ----------
+    root : path-like
+        Its folder; made where it is missing.
+    **settings
+        Keys of [input] (``frames``, ``pixel_size``, ``voltage``, ``cs``, ``amplitude`` and ``dose_per_frame``
+        are required), and whole sections as dictionaries: ``ctf={"range_max": 4.0}``.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown key or a bad value; nothing is written.
+    SessionError
+        When there is a session already.
+    """
+    root = Path(root)
+    if (root / config.FILE_NAME).exists():
+        raise SessionError(f"{root} is a session already; delete its {config.FILE_NAME} to start again.")
+    sections = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    given = {name: value for name, value in settings.items() if name not in sections and value is not None}
+    frames = given.get("frames")
+    if frames is not None:
+        patterns = [frames] if isinstance(frames, str | Path) else list(frames)
+        given["frames"] = tuple(str(Path(pattern).expanduser().absolute()) for pattern in patterns)
+    for name in ("gain", "defects"):
+        if given.get(name):
+            path = Path(given[name]).expanduser().absolute()
+            if not path.is_file():
+                raise SettingsError(f"{name}: there is no file {path}.")
+            given[name] = str(path)
+    checked = config.from_plain({"input": given, **sections}, "weft new")
+    root.mkdir(parents=True, exist_ok=True)
+    config.write_new(root, checked)
+    return Session(root)

@@ -1,0 +1,148 @@
+"""The exact Fourier transform of moving points: a type-1 non-uniform FFT.
+
+Points at any sub-pixel place are splatted with a compact kernel onto a grid finer than the image, the
+grid is transformed, and the kernel's own transform is divided out.  No image is ever interpolated, so
+a shift of the points is a phase ramp of the result.  Kernel and choice of its width: Barnett, Magland
+& af Klinteberg 2019 (the "exponential of semicircle").  With 1.5 times oversampling and 6 taps the
+result differs from the direct sum by less than 1e-4 of its norm (tests/simulation/test_splatting.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+__all__ = ["PaddedGrid", "point_spectrum"]
+
+Array = NDArray[Any]
+
+_TAPS = 6
+_OVERSAMPLING = 1.5
+# Barnett et al. (2019), eq. 4.5: the kernel's decay that suits this number of taps and oversampling
+_BETA = 0.98 * math.pi * _TAPS * (1.0 - 1.0 / (2.0 * _OVERSAMPLING))
+_CHUNK = 8_000  # points: their indices and weights stay in the cache
+
+
+@dataclass(frozen=True)
+class PaddedGrid:
+    """An image of ``(height, width)`` px inside a larger periodic one of ``(ny, nx)`` px.
+
+    The border keeps whatever leaves the periodic field on one side out of the image on the other.
+    """
+
+    height: int
+    width: int
+    margin: int
+    ny: int
+    nx: int
+
+    @classmethod
+    def around(cls, height: int, width: int, margin: int) -> PaddedGrid:
+        """The smallest grid of convenient FFT lengths that has `margin` px on every side."""
+        return cls(height, width, margin, _good_length(height + 2 * margin), _good_length(width + 2 * margin))
+
+    def frequencies(self, pixel_size: float) -> tuple[Array, Array]:
+        """Spatial frequencies ky ``(ny, 1)`` and kx ``(1, nx // 2 + 1)``, 1/Å, float64."""
+        ky = scipy.fft.fftfreq(self.ny, pixel_size)[:, None]
+        kx = scipy.fft.rfftfreq(self.nx, pixel_size)[None, :]
+        return ky, kx
+
+    def crop(self, image: Array) -> Array:
+        """The image inside the periodic one."""
+        m = self.margin
+        return image[..., m : m + self.height, m : m + self.width]
+
+
+def point_spectrum(xy: Array, weights: Array | None, grid: PaddedGrid, workers: int = 1) -> Array:
+    """Sum over points of w exp(-2 pi i k x), for all k of the padded grid's half plane.
+
+    Parameters
+    ----------
+    xy : ``(n, 2)`` array
+        Positions in px of the inner image (0 is the centre of its first pixel).  The sum is quickest when
+        they are ordered in y, whatever the order it is right.
+    weights : ``(n,)`` array or None
+        None: every weight is one.
+    grid : PaddedGrid
+    workers : int
+        Threads of the FFT.
+
+    Returns
+    -------
+    ``(grid.ny, grid.nx // 2 + 1)`` complex64
+        The origin of the phases is the first pixel of the padded grid; the Nyquist row and column are zero.
+    """
+    my, mx = (3 * grid.ny) // 2, (3 * grid.nx) // 2
+    fine = np.zeros(my * mx)
+    for start in range(0, len(xy), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        _splat(fine, (my, mx), xy[part], None if weights is None else weights[part], grid.margin)
+    # columns beyond the image's Nyquist are dropped before the second pass
+    columns = grid.nx // 2 + 1
+    half = scipy.fft.rfft(fine.reshape(my, mx).astype(np.float32), axis=1, workers=workers)[:, :columns]
+    half = scipy.fft.fft(half, axis=0, workers=workers)
+    upper = grid.ny // 2
+    spectrum = np.concatenate([half[:upper], half[my - upper :]])
+    spectrum[upper] = 0.0
+    spectrum[:, -1] = 0.0
+    spectrum /= _kernel_transform(scipy.fft.fftfreq(grid.ny) * (grid.ny / my))[:, None]
+    spectrum /= _kernel_transform(scipy.fft.rfftfreq(grid.nx) * (grid.nx / mx))[None, :]
+    result: Array = spectrum
+    return result
+
+
+def _good_length(minimum: int) -> int:
+    """The next length that is a multiple of 4 (1.5 times it is even) and quick to transform."""
+    n = 4 * math.ceil(minimum / 4)
+    while scipy.fft.next_fast_len(n, real=True) != n:
+        n += 4
+    return n
+
+
+def _splat(fine: Array, shape: tuple[int, int], xy: Array, weights: Array | None, margin: int) -> None:
+    """Add the kernels of some points to the flattened fine grid, in place."""
+    my, mx = shape
+    if not len(xy):
+        return
+    place = (np.asarray(xy, np.float64) + margin) * _OVERSAMPLING
+    first = np.ceil(place - 0.5 * _TAPS).astype(np.int64)
+    taps = np.arange(_TAPS)
+    distance = ((first - place).astype(np.float32))[:, :, None] + taps.astype(np.float32)
+    value = _kernel(distance)
+    columns = first[:, 0, None] + taps
+    if columns.min() < 0 or columns.max() >= mx:
+        columns %= mx
+    low = int(first[:, 1].min())
+    rows = first[:, 1, None] + (taps - low)
+    band = int(rows.max()) + 1
+    kernel_y = value[:, 1] if weights is None else value[:, 1] * np.asarray(weights, np.float32)[:, None]
+    index = (rows[:, :, None] * mx + columns[:, None, :]).ravel()
+    amount = (kernel_y[:, :, None] * value[:, None, 0, :]).ravel()
+    added = np.bincount(index, amount, minlength=band * mx).reshape(band, mx)
+    target = fine.reshape(my, mx)
+    if low >= 0 and low + band <= my:
+        target[low : low + band] += added
+    else:
+        np.add.at(target, np.arange(low, low + band) % my, added)
+
+
+def _kernel(distance: Array) -> Array:
+    """The kernel's value at a distance in px of the fine grid; float32."""
+    z = distance * np.float32(2.0 / _TAPS)
+    inside = np.maximum(np.float32(1.0) - z * z, np.float32(0.0))
+    result: Array = np.exp(np.float32(_BETA) * (np.sqrt(inside) - np.float32(1.0)))
+    return result
+
+
+def _kernel_transform(frequency: Array) -> Array:
+    """The kernel's Fourier integral at frequencies in cycles per px of the fine grid; float32."""
+    nodes, node_weights = np.polynomial.legendre.leggauss(64)
+    x = nodes * (0.5 * _TAPS)
+    value = np.exp(_BETA * (np.sqrt(1.0 - nodes * nodes) - 1.0)) * node_weights * (0.5 * _TAPS)
+    result: Array = (np.cos(2.0 * math.pi * np.asarray(frequency)[..., None] * x) @ value).astype(np.float32)
+    return result
