@@ -38,7 +38,7 @@ def run_weft(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str
 @pytest.fixture
 def motion_done(new_session: NewSession) -> Session:
     session = new_session()
-    session.run(workers=0)
+    session.run(workers=0, threads=1)
     return session
 
 
@@ -226,13 +226,13 @@ def test_select_writes_what_it_chose(run_weft: Any, motion_done: Session) -> Non
     assert "1 of 3 selected" in out
     run_weft("select", motion_done.root, "--reset")
     assert len(read_star(star)["micrographs"]) == 3
-    assert motion_done.run(workers=0).excluded == []
+    assert motion_done.run(workers=0, threads=1).excluded == []
 
 
 def test_excluded_items_are_left_alone_by_a_run(run_weft: Any, motion_done: Session) -> None:
     run_weft("select", motion_done.root, "--exclude", "movie_001")
     motion_done.set("ctf.range_max", "6.5")
-    report = motion_done.run(workers=0)
+    report = motion_done.run(workers=0, threads=1)
     assert report.excluded == ["movie_001"]
     assert sorted(report.done) == ["movie_000", "movie_002"]
     status = motion_done.status()["movie_001"]
@@ -306,3 +306,28 @@ def test_the_demo_runs_and_is_close_to_the_truth(run_weft: Any, tmp_path: Path) 
     for row in rows:
         assert row["track_corrected"] < 0.5 * row["track_uncorrected"]
         assert abs(row["defocus"] - row["defocus_true"]) < 300.0  # Å; a depth of focus at 4 Å is 800 Å
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_time_left(new_session: NewSession) -> None:
+    import os
+
+    session = new_session()
+    terminal, other_end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "weft", "run", str(session.root), "--workers", "0", "--steps", "motion"],
+        stdout=subprocess.PIPE,
+        stderr=other_end,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(other_end)
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    except OSError:  # the other end has closed: Linux's way to say so
+        pass
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, shown
+    assert b"3 done" in out
+    for part in ("3/3", "━", "/h", "left"):
+        assert part in shown.decode()

@@ -32,9 +32,14 @@ def test_replaces_only_at_the_end(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(error), atomic_write(path) as file:
-        file.write(b"half")
-        raise error
+
+    def fail() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,13 @@ def test_every_cut_of_a_stream_is_noticed(bits: EerBits, rate: float) -> None:
     image = raw_frame(rate)
     data = encode_frame(image, bits)
     for length in range(len(data)):
+        fault: StreamError | None = None
         try:
             got = decode(data[:length], bits)
         except StreamError as error:
-            assert error.short or bits.wasteful
+            fault = error
+        if fault is not None:
+            assert fault.short or bits.wasteful
             continue
         assert length >= len(data) - 6
         np.testing.assert_array_equal(got.reshape(-1)[:-4], image.reshape(-1)[:-4])
@@ -260,7 +264,5 @@ def test_random_damage_is_an_error_or_a_whole_frame() -> None:
         raw = bytearray(data)
         for at in rng.integers(0, len(raw), 3):
             raw[at] = rng.integers(0, 256)
-        try:
+        with contextlib.suppress(StreamError):
             assert decode(bytes(raw), EerBits()).shape == SHAPE
-        except StreamError:
-            pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import types
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from weft.errors import FormatError, GainError, TruncatedError
+from weft.errors import CorruptError, FormatError, GainError, TruncatedError
 from weft.formats import mrc
 from weft.formats.em import write_em
 from weft.formats.gain import (
@@ -214,3 +215,33 @@ def test_dm4_takes_the_large_picture_top_row_first(tmp_path: Path, monkeypatch: 
     path = tmp_path / "g.dm4"
     path.write_bytes(b"\0\0\0\4")
     np.testing.assert_array_equal(load_gain(path), GAIN[::-1])
+
+
+def test_dm4_with_the_real_package(tmp_path: Path) -> None:
+    """A little-endian DM4 file made by hand: a thumbnail, then the gain."""
+    pytest.importorskip("dm4")
+
+    def name(text: str) -> bytes:
+        return struct.pack(">H", len(text)) + text.encode()
+
+    def folder(label: str, entries: list[bytes]) -> bytes:
+        body = struct.pack(">bbQ", 0, 0, len(entries)) + b"".join(entries)
+        return b"\x14" + name(label) + struct.pack(">Q", len(body)) + body
+
+    def tag(label: str, types: list[int], data: bytes) -> bytes:
+        body = b"%%%%" + struct.pack(f">Q{len(types)}q", len(types), *types) + data
+        return b"\x15" + name(label) + struct.pack(">Q", len(body)) + body
+
+    def image(pixels: NDArray[Any]) -> bytes:
+        values = tag("Data", [20, 6, pixels.size], pixels.astype("<f4").tobytes())
+        sizes = [tag("", [5], struct.pack("<I", n)) for n in pixels.shape[::-1]]
+        return folder("", [folder("ImageData", [values, folder("Dimensions", sizes)])])
+
+    root = [folder("ImageList", [image(np.ones((3, 4))), image(GAIN)])]
+    body = struct.pack(">bbQ", 0, 0, len(root)) + b"".join(root)
+    path = tmp_path / "g.dm4"
+    path.write_bytes(struct.pack(">IQI", 4, len(body), 1) + body)
+    np.testing.assert_array_equal(load_gain(path), GAIN[::-1])
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CorruptError, match="cannot be read as DM4"):
+        load_gain(path)

@@ -230,7 +230,7 @@ def test_load_frames(tmp_path: Path) -> None:
         results.append(np.stack([f.numpy() for f in frames]))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
-    with pytest.raises(GainError, match="a.tif: the gain reference is 5 x 5"):
+    with pytest.raises(GainError, match=r"a\.tif: the gain reference is 5 x 5"):
         load_frames(tmp_path / "a.tif", gain=np.ones((5, 5), "f4"))
     with pytest.raises(TruncatedError):
         load_frames(tmp_path / "a.tif", SourceSettings(expected_frames=7))

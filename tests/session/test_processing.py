@@ -36,7 +36,7 @@ def finished(tiny_movies: Path, tmp_path_factory: pytest.TempPathFactory) -> Ses
         dose_per_frame=4.0,
         average={"halves": True},
     )
-    report = session.run(workers=0)
+    report = session.run(workers=0, threads=1)
     assert report.exit_code == 0
     assert sorted(report.done) == ["movie_000", "movie_001", "movie_002"]
     return session
@@ -149,14 +149,14 @@ def test_the_index_is_a_cache(copy: Session, finished: Session) -> None:
 
 def test_a_broken_index_stops_no_run(copy: Session) -> None:
     (copy.root / "index.sqlite").write_bytes(b"garbage" * 1000)
-    assert copy.run(workers=0).exit_code == 0
+    assert copy.run(workers=0, threads=1).exit_code == 0
     with sqlite3.connect(copy.root / "index.sqlite") as database:
         assert database.execute("SELECT count(*) FROM items").fetchone() == (3,)
 
 
 def test_nothing_is_done_twice(copy: Session) -> None:
     before = _all_stamps(copy)
-    report = copy.run(workers=0)
+    report = copy.run(workers=0, threads=1)
     assert report.done == []
     assert len(report.current) == 3
     assert not any(_ran(copy, before).values())
@@ -183,7 +183,7 @@ def test_a_change_redoes_what_reads_it_and_nothing_else(
     if steps:
         reasons = {item[next(s for s in ("motion", "ctf") if s in steps)].reason for item in states.values()}
         assert reasons == {f"changed: {key}"}
-    copy.run(workers=0, only="movie_000")
+    copy.run(workers=0, threads=1, only="movie_000")
     assert _ran(copy, before) == {"movie_000": steps, "movie_001": set(), "movie_002": set()}
     if steps:
         assert {n: s.state for n, s in copy.status().items()}["movie_001"] == "stale"
@@ -192,7 +192,7 @@ def test_a_change_redoes_what_reads_it_and_nothing_else(
 def test_setting_it_back_needs_a_run_only_where_it_was_redone(copy: Session) -> None:
     old = copy.settings.plain()["ctf"]["range_max"]
     copy.set("ctf.range_max", "6.5")
-    copy.run(workers=0, only="movie_000")
+    copy.run(workers=0, threads=1, only="movie_000")
     copy.set("ctf.range_max", str(old))
     states = {name: status.state for name, status in copy.status().items()}
     assert states == {"movie_000": "stale", "movie_001": "done", "movie_002": "done"}
@@ -202,7 +202,7 @@ def test_a_deleted_result_is_made_again(copy: Session) -> None:
     before = (copy.root / "average" / "movie_002.mrc").read_bytes()
     (copy.root / "average" / "movie_002.mrc").unlink()
     assert "average/movie_002.mrc is missing" in copy.status()["movie_002"].reason
-    assert copy.run(workers=0).done == ["movie_002"]
+    assert copy.run(workers=0, threads=1).done == ["movie_002"]
     assert (copy.root / "average" / "movie_002.mrc").read_bytes() == before
 
 
@@ -211,10 +211,10 @@ def test_a_replaced_input_is_done_again(new_session: NewSession, tiny_movies: Pa
     frames.mkdir()
     shutil.copy(tiny_movies / "frames" / "movie_000.tif", frames / "a.tif")
     session = new_session(frames=frames / "*.tif")
-    session.run(workers=0)
+    session.run(workers=0, threads=1)
     shutil.copy(tiny_movies / "frames" / "movie_001.tif", frames / "a.tif")
     assert session.status()["a"].reason == "the input file has changed"
-    assert session.run(workers=0).done == ["a"]
+    assert session.run(workers=0, threads=1).done == ["a"]
 
 
 def test_results_stay_when_the_movies_are_moved_away(
@@ -224,17 +224,17 @@ def test_results_stay_when_the_movies_are_moved_away(
     frames.mkdir()
     shutil.copy(tiny_movies / "frames" / "movie_000.tif", frames / "a.tif")
     session = new_session(frames=frames / "*.tif")
-    session.run(workers=0)
+    session.run(workers=0, threads=1)
     record = session.store.read("a")
     (frames / "a.tif").rename(tmp_path / "elsewhere.tif")
-    assert session.run(workers=0).current == ["a"]
+    assert session.run(workers=0, threads=1).current == ["a"]
     session.set("motion.bfactor", "10")
-    report = session.run(workers=0)
+    report = session.run(workers=0, threads=1)
     assert report.exit_code == 1
     assert "cannot be read" in report.failed["a"]
     assert session.store.read("a") == record  # what was known is not thrown away
     (tmp_path / "elsewhere.tif").rename(frames / "a.tif")
-    assert session.run(workers=0).done == ["a"]
+    assert session.run(workers=0, threads=1).done == ["a"]
 
 
 def test_one_step_brings_those_that_it_needs(new_session: NewSession) -> None:
@@ -253,7 +253,7 @@ def test_nothing_to_do_is_said(new_session: NewSession, tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="no item is called x"):
         new_session().run(only="x*", workers=0)
     with pytest.raises(SessionError, match="no file matches"):
-        new_session("empty", frames=tmp_path / "*.nothing").run(workers=0)
+        new_session("empty", frames=tmp_path / "*.nothing").run(workers=0, threads=1)
 
 
 def test_progress_tells_each_item(new_session: NewSession) -> None:

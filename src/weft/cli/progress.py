@@ -67,12 +67,12 @@ def _lines() -> Callable[[Progress], None]:
 def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     begin = time.monotonic()
     columns = (
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        MofNCompleteColumn(),
         BarColumn(),
         TextColumn("{task.fields[pace]}"),
         TimeElapsedColumn(),

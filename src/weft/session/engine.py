@@ -133,7 +133,7 @@ def run_tasks(
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=0,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port, for this machine alone
                 silence_logs=logging.CRITICAL,  # of the workers, whose words would go to the terminal
                 host="127.0.0.1",
             )
