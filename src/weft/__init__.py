@@ -14,9 +14,14 @@ Names are loaded when they are first used, so that ``import weft`` costs nothing
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from weft.__about__ import __version__
+
+# torch's idle threads spin by default, which on busy cores costs several times the work itself; they read
+# this once, when torch is first imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from weft.defocus.micrograph import CTFModel, CTFSettings, fit_ctf

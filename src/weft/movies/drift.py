@@ -27,10 +27,13 @@ class FrameStack(Protocol):
 
 
 def _reduced(frame: torch.Tensor, factor: int) -> torch.Tensor:
-    if factor == 1:
-        return frame
-    ny, nx = (n // factor * factor for n in frame.shape)
-    return frame[:ny, :nx].reshape(ny // factor, factor, nx // factor, factor).sum((1, 3))
+    """Sum of blocks of factor × factor pixels, factor a power of two."""
+    while factor > 1:
+        ny, nx = (n // 2 * 2 for n in frame.shape)
+        rows = frame[0:ny:2, :nx] + frame[1:ny:2, :nx]
+        frame = rows[:, 0::2] + rows[:, 1::2]
+        factor //= 2
+    return frame
 
 
 def low_pass_frames(

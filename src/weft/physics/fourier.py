@@ -31,18 +31,18 @@ def rfft2(x: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
     """Half-plane transform of real images ``(..., y, x)``; `size` zero-pads or crops first."""
     if x.device.type == "cpu":
         out = scipy.fft.rfft2(x.numpy(), s=size, workers=torch.get_num_threads())
-        transformed: torch.Tensor = torch.as_tensor(out)
-        return transformed
-    return torch.fft.rfft2(x, s=size)
+        return torch.from_numpy(np.asarray(out))
+    transformed: torch.Tensor = torch.fft.rfft2(x, s=size)
+    return transformed
 
 
 def irfft2(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Inverse of :func:`rfft2`; `size` is that of the real image."""
     if x.device.type == "cpu":
         out = scipy.fft.irfft2(x.numpy(), s=size, workers=torch.get_num_threads())
-        transformed: torch.Tensor = torch.as_tensor(out)
-        return transformed
-    return torch.fft.irfft2(x, s=size)
+        return torch.from_numpy(np.asarray(out))
+    transformed: torch.Tensor = torch.fft.irfft2(x, s=size)
+    return transformed
 
 
 def frequencies(

@@ -148,6 +148,8 @@ def _worker_environment(threads: int) -> Iterator[None]:
     before = dict(os.environ)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     os.environ.update({name: str(threads) for name in names})
+    # threads that spin while they wait halve the speed of a machine that others use, too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         yield
     finally:

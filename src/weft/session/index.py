@@ -23,8 +23,9 @@ CREATE TABLE IF NOT EXISTS items (
     state TEXT NOT NULL, error TEXT, metrics TEXT NOT NULL, outputs TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS metrics (
-    metric TEXT NOT NULL, name TEXT NOT NULL, value REAL, PRIMARY KEY (metric, name)
+    name TEXT NOT NULL, metric TEXT NOT NULL, value REAL, PRIMARY KEY (name, metric)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS metrics_by_value ON metrics (metric, value);
 """
 
 
@@ -50,7 +51,7 @@ def _put(database: sqlite3.Connection, record: Record) -> None:
     )
     database.execute("DELETE FROM metrics WHERE name = ?", (record.item,))
     rows = [
-        (metric, record.item, float(value))
+        (record.item, metric, float(value))
         for metric, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "RunReport", "run"]
 
-#: Seconds between two rewritings of the tables while a run goes on.
+#: Seconds between two rewritings of the tables while a run goes on, and in times of what one takes.
 _TABLE_INTERVAL = 5.0
+_TABLE_SHARE = 20.0
 _KEEP_FREE = 1 << 30
 
 
@@ -200,7 +201,7 @@ class _Bookkeeper:
         self.progress = progress
         self.counts: Counter[str] = Counter()
         self.changed: dict[str, Record] = {}
-        self.written = time.monotonic()
+        self.next_tables = time.monotonic() + _TABLE_INTERVAL
 
     def outcome(self, outcome: Outcome) -> None:
         """An item has ended."""
@@ -214,7 +215,7 @@ class _Bookkeeper:
             self.records[outcome.item] = self.changed[outcome.item] = record
         self._tell(item=outcome.item, error=outcome.error, seconds=outcome.seconds)
         # rewriting a long table for each of thousands of items would cost more than the items
-        if time.monotonic() - self.written > _TABLE_INTERVAL:
+        if time.monotonic() > self.next_tables:
             self.write_tables()
 
     def killer(self, task: Task, deaths: int) -> Outcome:
@@ -248,13 +249,15 @@ class _Bookkeeper:
 
     def write_tables(self) -> None:
         """Bring the tables and the index into accord with the records."""
+        begin = time.monotonic()
         self.session.write_tables(self.records)
         try:
             index.update(self.session.root, self.changed.values())
         except sqlite3.DatabaseError:
             index.rebuild(self.session.root, self.records.values())  # a cache may break
         self.changed.clear()
-        self.written = time.monotonic()
+        end = time.monotonic()
+        self.next_tables = end + max(_TABLE_INTERVAL, _TABLE_SHARE * (end - begin))
 
 
 def _override(engine: EngineSettings, workers: int | None, threads: int | None) -> EngineSettings:
