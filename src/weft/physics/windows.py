@@ -52,5 +52,7 @@ class Windows:
                 tapers[0, half : size - half] = 1.0
         squared = tapers**2
         centers = starts + (squared @ np.arange(size)) / squared.sum(1)
-        step = float(starts[-1] - starts[0]) / (count - 1) if count > 1 else size / 2
-        return cls(starts, tapers.astype(np.float32), centers, squared.mean(1) * step / (size / 2))
+        # what all windows together hold that is independent: the axis, less half a window if its border fades
+        total = length / size if border else max(length / size - 0.5, 2.0 / 3.0)
+        power = squared.mean(1)
+        return cls(starts, tapers.astype(np.float32), centers, power * total / power.sum())

@@ -1,0 +1,1 @@
+"""What is done to averages: deconvolution for the eye and for pickers."""
