@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from weft.defocus import quality
 from weft.defocus.fit import Solution, refine, wrap_phase
-from weft.defocus.search import search
+from weft.defocus.search import Start, search
 from weft.defocus.spectra import Spectra, averaged_spectrum, patch_spectra
 from weft.errors import FitError
 from weft.physics.optics import Optics
@@ -31,7 +31,9 @@ from weft.settings import Settings, setting
 
 __all__ = ["CTFModel", "CTFSettings", "fit_ctf", "fit_spectrum"]
 
-SEARCH_LIMIT = 8.0  # Å: the exhaustive search needs no finer rings
+SEARCH_BANDS = ((100.0, 8.0), (14.0, 5.0))  # Å: where rings are strong; and where they are many
+COMPARED_LIMIT = 5.0  # Å: starting points are compared up to here
+COMPARED_PATCHES = 40
 SHOWN_PATCHES = 64  # enough for the averages that are shown and judged
 UNKNOWN_AVERAGED = 100.0  # periodograms supposed in a spectrum that somebody else averaged
 
@@ -305,26 +307,28 @@ def _solve(
     spectra: Spectra, optics: Optics, settings: CTFSettings, low: float, high: float
 ) -> tuple[Solution, float]:
     """Search, compare the best starting points, and fit the best of them."""
-    coarse_high = min(high, max(1.0 / SEARCH_LIMIT, 2.5 * low))
-    coarse = spectra.within(low, coarse_high)
     phases = (
         tuple(math.radians(p) for p in range(0, 180, 20))
         if settings.fit_phase
         else (math.radians(settings.phase_shift),)
     )
     plane = (min(settings.grid[0], 2), min(settings.grid[1], 2))
-    starts = search(
-        coarse,
-        optics,
-        (settings.defocus_min * 1e4, settings.defocus_max * 1e4),
-        phases=phases,
-        tilt=max(plane) > 1,
-    )
+    limits = (settings.defocus_min * 1e4, settings.defocus_max * 1e4)
+    starts: list[Start] = []
+    for first, last in SEARCH_BANDS:
+        band = (max(low, 1.0 / first), min(high, 1.0 / last))
+        if band[1] >= 1.6 * band[0]:
+            found = search(spectra.within(*band), optics, limits, phases=phases, tilt=max(plane) > 1)
+            starts += [s for s in found if not any(s.resembles(o) for o in starts)]
+    # rings between 8 and 5 Å are so many that the shape of particles cannot imitate them
+    compared_high = min(high, 1.0 / COMPARED_LIMIT)
+    some = spectra.some(COMPARED_PATCHES).within(low, compared_high)
     compared = [
-        refine(coarse, optics, s, plane, (low, coarse_high), rounds=5, fit_phase=settings.fit_phase)
+        refine(some, optics, s, plane, (low, compared_high), rounds=4, fit_phase=settings.fit_phase)
         for s in starts
     ]
-    best = max(compared, key=lambda s: s.log_likelihood)
+    allowed = [s for s in compared if limits[0] - 500.0 <= s.parameters[0] <= limits[1] + 500.0]
+    best = max(allowed or compared, key=lambda s: s.log_likelihood)
     fine = spectra.within(low, high)
     fitted = refine(fine, optics, best, settings.grid, (low, high), rounds=12, fit_phase=settings.fit_phase)
     return fitted, high

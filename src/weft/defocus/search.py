@@ -39,6 +39,14 @@ class Start:
     phase: float
     score: float
 
+    def resembles(self, other: Start) -> bool:
+        """Whether a fit from the other place would end where one from here does."""
+        return (
+            abs(self.defocus - other.defocus) <= 800
+            and math.hypot(self.slope_x - other.slope_x, self.slope_y - other.slope_y) <= 0.5
+            and abs(self.phase - other.phase) <= 0.4
+        )
+
 
 def radial_profiles(spectra: Spectra) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Profiles of every patch in every sector, background divided out.
@@ -179,11 +187,6 @@ def _distinct(starts: list[Start], count: int) -> list[Start]:
     for s in sorted(starts, key=lambda s: -s.score):
         if len(out) == count:
             break
-        if all(
-            abs(s.defocus - o.defocus) > 800
-            or math.hypot(s.slope_x - o.slope_x, s.slope_y - o.slope_y) > 0.5
-            or abs(s.phase - o.phase) > 0.4
-            for o in out
-        ):
+        if not any(s.resembles(o) for o in out):
             out.append(s)
     return out

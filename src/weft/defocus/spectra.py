@@ -62,6 +62,19 @@ class Spectra:
         """Spacing of the samples along kx, 1/Å."""
         return float(self.kx[1] - self.kx[0])
 
+    def some(self, count: int) -> Spectra:
+        """At most `count` of the patches, evenly chosen."""
+        n = len(self.power)
+        if n <= count:
+            return self
+        chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int))
+        return replace(
+            self,
+            power=self.power[chosen],
+            centers=self.centers[chosen],
+            independence=self.independence[chosen],
+        )
+
     def within(self, low: float, high: float) -> Spectra:
         """The part with low ≤ |k| ≤ high (1/Å); rows and columns beyond are dropped."""
         rows = torch.nonzero(self.ky.abs() <= high)[:, 0]
