@@ -166,7 +166,7 @@ def make_average(
 
     device = frames[0].device
     sums = torch.zeros(len(groups) * rank, *shape, device=device)
-    fields = _displacements(motion, shape, optics, settings)
+    fields = np.stack(list(_displacements(motion, shape, optics, settings)))
     buffer = torch.zeros(min(BATCH, n_frames), *shape, device=device)
     mean = 0.0
     for start in range(0, n_frames, BATCH):
@@ -176,11 +176,9 @@ def make_average(
             slot.copy_(frames[i])
         offset = batch.mean((-2, -1), keepdim=True)
         mean += float(offset.sum()) / n_frames
-        accumulate(
-            sums, batch.sub_(offset), np.stack([next(fields) for _ in members_]), selected[list(members_)]
-        )
+        accumulate(sums, batch.sub_(offset), fields[list(members_)], selected[list(members_)])
 
-    response = spline_response(ky)[:, None] * spline_response(kx)[None, :]
+    response = _response(ky, kx, fields)
     position = torch.round(radius / radius.max() * (TABLE - 1)).to(torch.int32).to(device)
     scale = small[0] * small[1] / (shape[0] * shape[1])
     weighted = []
@@ -205,6 +203,13 @@ def make_average(
     return Average(whole, pixel_size, even, odd)
 
 
+def _response(ky: torch.Tensor, kx: torch.Tensor, displacements: NDArray[np.float64]) -> torch.Tensor:
+    """What sampling at these displacements does to the half-plane of frequencies (cycles/pixel)."""
+    along_y = spline_response(ky, displacements[..., 1])
+    along_x = spline_response(kx, displacements[..., 0])
+    return along_y[:, None] * along_x[None, :]
+
+
 def _looked_up(table: NDArray[np.float64], position: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(table, dtype=torch.float32, device=position.device)[position]
 
@@ -221,7 +226,7 @@ def aligned_frames(
     scale = small[0] * small[1] / (shape[0] * shape[1])
     for i, field in enumerate(_displacements(motion, shape, optics, settings)):
         frame = frames[i]
-        response = (spline_response(ky)[:, None] * spline_response(kx)[None, :]).to(frame.device)
+        response = _response(ky, kx, field).to(frame.device)
         out = torch.zeros_like(frame)[None]
         accumulate(out, frame[None], field[None], np.ones((1, 1)))
         spectrum = fourier.crop_half(fourier.rfft2(out[0]), shape, small) * scale / response

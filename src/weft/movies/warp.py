@@ -31,9 +31,29 @@ def node_places(shape: tuple[int, int]) -> NDArray[np.float64]:
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
-def spline_response(k: torch.Tensor) -> torch.Tensor:
-    """Response of one axis of the sampling at frequency `k` (cycles/pixel): sinc⁴."""
-    return torch.sinc(k) ** 4
+def spline_response(k: torch.Tensor, displacements: NDArray[np.floating]) -> torch.Tensor:
+    """Mean response of one axis of the sampling.
+
+    A wave sampled between pixels, α of the way from one to the next, comes out multiplied by
+    Σ_m β(m − α) exp(2πi k (m − α)), β the cubic B-spline; averaged over many α this is sinc⁴(k).
+
+    Parameters
+    ----------
+    k : tensor
+        Cycles/pixel.
+    displacements : array
+        Pixels, of the places and frames that are averaged.
+    """
+    d = np.asarray(displacements, dtype=np.float64).reshape(-1)
+    alpha = torch.as_tensor(d - np.floor(d), device=k.device)
+    # a histogram is as good as all of them
+    share = torch.bincount((alpha * 64).round().long(), minlength=65).double() / len(d)
+    a = torch.arange(65, dtype=torch.float64, device=k.device) / 64
+    taps = {-1: (1 - a) ** 3, 0: 4 - 3 * a**2 * (2 - a), 1: 4 - 3 * (1 - a) ** 2 * (1 + a), 2: a**3}
+    out = torch.zeros_like(k, dtype=torch.float64)
+    for m, weight in taps.items():
+        out += (torch.cos(2 * np.pi * k.double()[..., None] * (m - a)) * (share * weight / 6.0)).sum(-1)
+    return out.to(k.dtype)
 
 
 def accumulate(
