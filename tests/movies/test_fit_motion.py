@@ -21,7 +21,7 @@ from weft.physics.optics import Optics
 
 
 def rmse(estimate: np.ndarray, truth: np.ndarray) -> float:
-    """RMS (Å) of the difference, the mean over frames removed for each place: what the score script measures."""
+    """RMS (Å) of the difference, the mean over frames removed for each place."""
     d = estimate - truth
     d = d - d.mean(0, keepdims=True)
     return float(np.sqrt((d**2).sum(-1).mean()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from weft.defocus.likelihood import Curves, Slopes, evaluate, initial_curves, up
 from weft.defocus.search import Start
 from weft.defocus.spectra import Spectra
 from weft.physics.optics import Optics
-from weft.physics.splines import spline_matrix
+from weft.physics.splines import evaluate_grid, spline_matrix
 
-__all__ = ["Freedom", "Solution", "refine"]
+__all__ = ["Freedom", "Solution", "evidence", "refine", "wrap_phase"]
 
 TILT_SCALES = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 5000.0)  # Å of defocus from centre to edge; 0: flat
 BEND_SCALES = (0.0, 10.0, 30.0, 100.0, 300.0)  # Å, deviations of control points from the plane; 0: a plane
@@ -219,6 +219,31 @@ def refine(
         slopes.log_likelihood,
         np.sqrt(np.diag(np.linalg.inv(matrix + prior))),
     )
+
+
+def evidence(spectra: Spectra, optics: Optics, solution: Solution) -> float:
+    """Log-likelihood of the fit minus that of a smooth spectrum without any rings.
+
+    Some ten units are what an exhaustive search finds in pure noise.
+
+    Parameters
+    ----------
+    spectra : Spectra
+        Restricted to the band of `solution`.
+    """
+    u = spectra.centers / np.array(spectra.extent)
+    z = torch.as_tensor(
+        evaluate_grid(solution.control_points(), u[:, 1], u[:, 0]), device=spectra.power.device
+    )
+    at = (z, solution.astigmatism, solution.phase)
+    without = solution.curves.envelope.copy()
+    without[0] -= 40.0
+    curves = replace(solution.curves, envelope=without)
+    for _ in range(5):
+        curves = update_curves(spectra, optics, curves, *at, strengths=False)
+        curves = replace(curves, envelope=without)
+    full = evaluate(spectra, optics, solution.curves, *at).log_likelihood
+    return full - evaluate(spectra, optics, curves, *at).log_likelihood
 
 
 def wrap_phase(phase: float) -> float:

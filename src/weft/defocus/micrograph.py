@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from pydantic import model_validator
 from scipy.ndimage import gaussian_filter
 
 from weft.defocus import quality
-from weft.defocus.fit import Solution, refine, wrap_phase
+from weft.defocus.fit import Solution, evidence, refine, wrap_phase
 from weft.defocus.search import Start, search
 from weft.defocus.spectra import Spectra, averaged_spectrum, patch_spectra
 from weft.errors import FitError
@@ -34,6 +34,7 @@ __all__ = ["CTFModel", "CTFSettings", "fit_ctf", "fit_spectrum"]
 SEARCH_BANDS = ((100.0, 8.0), (14.0, 5.0))  # Å: where rings are strong; and where they are many
 COMPARED_LIMIT = 5.0  # Å: starting points are compared up to here
 COMPARED_PATCHES = 40
+LEAST_EVIDENCE = 25.0  # log-likelihood units; noise alone reaches 15, a weak movie 50, a good one hundreds
 SHOWN_PATCHES = 64  # enough for the averages that are shown and judged
 UNKNOWN_AVERAGED = 100.0  # periodograms supposed in a spectrum that somebody else averaged
 
@@ -103,6 +104,9 @@ class CTFModel:
         Expected standard deviations: defocus and astigmatism (Å).
     ice_ring : float or None
         Excess power in the ring of crystalline ice.
+    evidence : float
+        Log-likelihood of the fit against that of no rings at all; below 25 there is nothing to see, and
+        `resolution` is the start of the range.
     spectrum, model : (y, x) float32
         Centred power spectrum with its background removed, at one defocus, and the CTF² fitted to it.
     curve : Curve
@@ -119,6 +123,7 @@ class CTFModel:
     score: float
     errors: dict[str, float] = field(default_factory=dict)
     ice_ring: float | None = None
+    evidence: float = 0.0
     spectrum: NDArray[np.float32] | None = None
     model: NDArray[np.float32] | None = None
     curve: quality.Curve | None = None
@@ -174,6 +179,7 @@ class CTFModel:
             "tilt": tilt,
             "tilt_axis": axis,
             "ice_ring": self.ice_ring,
+            "ctf_evidence": self.evidence,
             "defocus_error": self.errors.get("defocus"),
             "astigmatism_error": self.errors.get("astigmatism"),
         }
@@ -191,13 +197,15 @@ class CTFModel:
             "score": round(self.score, 5),
             "errors": {k: round(v, 2) for k, v in self.errors.items()},
             "ice_ring": None if self.ice_ring is None else round(self.ice_ring, 5),
+            "evidence": round(self.evidence, 2),
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> CTFModel:
         """Inverse of :meth:`to_dict`."""
         plain = {
-            k: data[k] for k in ("astigmatism", "angle", "phase_shift", "resolution", "score", "ice_ring")
+            k: data[k]
+            for k in ("astigmatism", "angle", "phase_shift", "resolution", "score", "ice_ring", "evidence")
         }
         return cls(
             surface=np.asarray(data["surface"], dtype=np.float64),
@@ -300,7 +308,11 @@ def _fit(spectra: Spectra, optics: Optics, settings: CTFSettings) -> CTFModel:
             rounds=10,
             fit_phase=settings.fit_phase,
         )
-    return model
+    found = evidence(spectra.within(low, high), optics, solution)
+    if found < LEAST_EVIDENCE:
+        # the best of many fits to noise always agrees with some of it: say that nothing was seen
+        model = replace(model, resolution=1.0 / low)
+    return replace(model, evidence=found)
 
 
 def _solve(

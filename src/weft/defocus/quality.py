@@ -16,6 +16,8 @@ from weft.physics.optics import Optics
 __all__ = ["Curve", "agreement", "ice_ring_density", "rescaled_average", "resolution"]
 
 THRESHOLD = 0.3  # of the correlation, below which rings no longer count (the paper, "Resolution estimation")
+FIRST_RINGS = 0.1  # 1/Å: up to here the first rings are looked for
+CONVINCING = 0.6  # correlation that noise does not reach by itself
 ICE_RING = (0.25, 0.28)  # 1/Å
 LEAST_WINDOW = 16  # samples
 
@@ -171,8 +173,9 @@ def agreement(
 def resolution(curve: Curve, low: float, high: float) -> float:
     """Resolution (Å) at which the correlation falls below 0.3.
 
-    Looked for from the best agreement in the lower half of the range upwards: below it the shape of the
-    particles themselves, which is no ring of the CTF, may disturb the correlation.
+    Looked for upwards from the best agreement among the first rings: below it the shape of the particles
+    themselves, which is no ring of the CTF, may disturb the correlation. Where not even the first rings
+    agree convincingly, the answer is the start of the range.
 
     Parameters
     ----------
@@ -180,8 +183,10 @@ def resolution(curve: Curve, low: float, high: float) -> float:
         1/Å.
     """
     inside = np.flatnonzero((curve.k >= low) & (curve.k <= high))
-    lower = inside[curve.k[inside] <= 0.5 * (low + high)]
-    start = int(lower[np.argmax(curve.correlation[lower])])
+    first = inside[curve.k[inside] <= max(FIRST_RINGS, 2.0 * low)]
+    start = int(first[np.argmax(curve.correlation[first])])
+    if curve.correlation[start] < CONVINCING:
+        return float(1.0 / curve.k[inside[0]])
     for i in range(start, int(inside[-1]) + 1):
         if curve.correlation[i] < THRESHOLD:
             return float(1.0 / curve.k[max(i - 1, int(inside[0]))])

@@ -41,7 +41,7 @@ def supposed_snr(k: torch.Tensor, settings: DeconvolutionSettings) -> torch.Tens
     snr = torch.exp(-100.0 * settings.falloff * k) * 10.0 ** (3.0 * settings.strength)
     if settings.highpass > 0.0:
         snr = snr * (0.5 - 0.5 * torch.cos(math.pi * (k * settings.highpass).clamp(max=1.0)))
-    return snr
+    return torch.as_tensor(snr)
 
 
 def deconvolve(
@@ -83,4 +83,5 @@ def deconvolve(
     # c / (c² + 1/snr), without dividing by a vanishing ratio
     wiener = c * snr / (c * c * snr + 1.0)
     spectrum = fourier.rfft2(image - image.mean(), size) * wiener
-    return fourier.irfft2(spectrum, size)[:ny, :nx].contiguous()
+    out: torch.Tensor = fourier.irfft2(spectrum, size)[:ny, :nx].contiguous()
+    return out

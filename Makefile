@@ -1,0 +1,65 @@
+# Needs Python 3.11 or later and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+# what pip is given; the stamps are remade when the dependencies change
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all lint format bench docs clean
+
+help:
+	@echo "make demo      install into .venv, simulate a small session, process it, compare with the truth"
+	@echo "make test      lint, types and the tests"
+	@echo "make test-all  the same, and the tests that take long"
+	@echo "make lint      ruff and mypy only"
+	@echo "make bench     Weft beside RELION on the same movies"
+	@echo "make docs      write the reference pages again"
+	@echo "make clean     remove .venv and the demonstration"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Weft needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Weft into $(VENV); the first time takes a few minutes"
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Weft and what its tests need into $(VENV); the first time takes a few minutes"
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+# SERVE=0 ends after the processing; there is no page to serve yet, so it always does
+demo: $(VENV)/.installed
+	$(BIN)/weft demo $(DEMO)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict src
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# pytest runs last, so that its summary is the last line
+test: lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/motion.py
+	$(BIN)/python benchmarks/ctf.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_reference.py
+
+clean:
+	rm -rf $(VENV) demo
