@@ -24,17 +24,18 @@ HERE = Path(__file__).resolve().parent
 MARK = "<!-- Made by docs/make_reference.py: change the settings models or the commands, not this page. -->"
 
 SECTIONS = {
-    "input": "Where the data are and what the microscope did. `weft new` asks for what has no default; relative "
-    "paths are relative to the session's folder.",
+    "input": "Where the data are and what the microscope did. `weft new` asks for what has no default; "
+    "relative paths are relative to the session's folder.",
     "motion": "How motion is estimated: [science/motion.md](../science/motion.md).",
     "average": "What is written about an aligned movie.",
     "ctf": "How the contrast transfer function is fitted: [science/ctf.md](../science/ctf.md).",
-    "engine": "How the work is spread over processes. No result depends on it, so a change makes nothing stale.",
+    "engine": "How the work is spread over processes. No result depends on it, so a change makes nothing "
+    "stale.",
 }
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|").replace("**", "\\*\\*")
 
 
 def settings_page() -> str:
@@ -44,8 +45,8 @@ def settings_page() -> str:
         "",
         MARK,
         "",
-        "`weft.toml` in the session's folder holds all settings, each with a comment. Change them there, with "
-        "`weft settings SESSION KEY VALUE`, or with `weft run SESSION --set KEY=VALUE`; a key is "
+        "`weft.toml` in the session's folder holds all settings, each with a comment. Change them there, "
+        "with `weft settings SESSION KEY VALUE`, or with `weft run SESSION --set KEY=VALUE`; a key is "
         '`section.name`. Unknown keys and values outside their limits are errors. TOML has no none: `""` '
         "stands for it.",
     ]
@@ -73,8 +74,8 @@ def settings_page() -> str:
         "",
         "## Selection",
         "",
-        "What `weft select` filters by is kept in `selection.json`, apart from the settings: a selection makes "
-        "nothing stale.",
+        "What `weft select` filters by is kept in `selection.json`, apart from the settings: a selection "
+        "makes nothing stale.",
         "",
         "| quantity | unit | what it is | metric of the record |",
         "|---|---|---|---|",
@@ -122,9 +123,9 @@ def cli_page() -> str:
         "",
         MARK,
         "",
-        "`weft COMMAND --help` says the same. Options that stand for settings take the values that `weft.toml` "
-        "takes. Exit codes: 0 done, 1 some items failed (the rest are finished and written), 2 the request was "
-        "wrong and nothing was done, 130 stopped with Ctrl-C.",
+        "`weft COMMAND --help` says the same. Options that stand for settings take the values that "
+        "`weft.toml` takes. Exit codes: 0 done, 1 some items failed (the rest are finished and written), 2 the "
+        "request was wrong and nothing was done, 130 stopped with Ctrl-C.",
     ]
     for name, command in commands():
         if name == "weft":

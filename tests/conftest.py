@@ -12,6 +12,9 @@ import pytest
 if TYPE_CHECKING:
     from weft.session.session import Session
 
+# the tests' images are small: a second thread would mostly wait, and slow down whatever runs beside
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from weft.movies.average import AverageSettings, aligned_frames, binned_size, dose_components, make_average
+from weft.movies.average import (
+    AverageSettings,
+    aligned_frames,
+    binned_size,
+    contrast,
+    dose_components,
+    make_average,
+)
 from weft.movies.motion import MotionModel
 from weft.movies.warp import accumulate, node_places, sample_plain
 from weft.physics.optics import Optics
@@ -158,3 +165,11 @@ def test_aligned_frames_average_to_the_average() -> None:
     average = make_average(frames, motion, OPTICS, settings).average
     # one response is divided out of each frame, their mean out of the average: they differ near Nyquist
     assert float((stack.mean(0) - average).std()) < 0.02 * float(average.std())
+
+
+def test_contrast_is_that_of_the_band() -> None:
+    x = np.arange(300)
+    wave = torch.from_numpy(2.0 + 0.3 * np.cos(2 * np.pi * x / 30)[None].repeat(300, 0)).float()
+    # a cosine of 60 Å lies in the band, one of 10 Å does not
+    assert contrast(wave, 2.0) == pytest.approx(0.3 / np.sqrt(2) / 2.0, rel=1e-3)
+    assert contrast(wave, 1 / 3) < 1e-3

@@ -170,14 +170,14 @@ class CTFModel:
         tilt, axis = self.plane()
         return {
             "defocus": self.defocus,
-            "defocus_range": float(np.ptp(self.surface)),
+            "defocus_range": round(float(np.ptp(self.surface)), 3),
             "astigmatism": self.astigmatism,
             "astigmatism_angle": self.angle,
             "phase_shift": self.phase_shift,
             "resolution": self.resolution,
             "ctf_score": self.score,
-            "tilt": tilt,
-            "tilt_axis": axis,
+            "tilt": round(tilt, 3),
+            "tilt_axis": round(axis, 3),
             "ice_ring": self.ice_ring,
             "ctf_evidence": self.evidence,
             "defocus_error": self.errors.get("defocus"),
@@ -354,7 +354,8 @@ def _judged(
     u = spectra.centers / np.array(spectra.extent)
     defocus = evaluate_grid(surface, u[:, 1], u[:, 0])
     shown = spectra.within(0.0, end)
-    phase = math.degrees(wrap_phase(solution.phase)) if solution.phase else 0.0
+    # held in place by a prior, which lets it move by less than the wrapping should see
+    phase = math.degrees(wrap_phase(round(solution.phase, 6)))
     image, k, power, target = quality.rescaled_average(
         shown, optics, defocus, solution.astigmatism, SHOWN_PATCHES
     )

@@ -22,6 +22,7 @@ __all__ = ["DeconvolutionSettings", "deconvolve", "supposed_snr"]
 class DeconvolutionSettings(Settings):
     """How micrographs are deconvolved for viewing."""
 
+    write: bool = setting(False, "Write a deconvolved copy of every average, for viewing and for pickers.")
     strength: float = setting(
         1.0,
         "How much low frequencies are lifted: the signal-to-noise ratio is 10^(3 strength).",

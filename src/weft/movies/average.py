@@ -8,6 +8,7 @@ transformed, instead of every frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -24,7 +25,7 @@ from weft.physics.dose import dose_of_frames, dose_weight
 from weft.physics.optics import Optics
 from weft.settings import Settings, setting
 
-__all__ = ["Average", "AverageSettings", "aligned_frames", "dose_components", "make_average"]
+__all__ = ["Average", "AverageSettings", "aligned_frames", "contrast", "dose_components", "make_average"]
 
 BATCH = 4  # frames sampled in one pass
 COMPONENT_ERROR = 2e-3  # of the weights, which are at most 1
@@ -208,6 +209,29 @@ def _response(ky: torch.Tensor, kx: torch.Tensor, displacements: NDArray[np.floa
     along_y = spline_response(ky, displacements[..., 1])
     along_x = spline_response(kx, displacements[..., 0])
     return along_y[:, None] * along_x[None, :]
+
+
+def contrast(image: torch.Tensor, pixel_size: float) -> float:
+    """Standard deviation of an average between 20 Å and 500 Å resolution, as a fraction of its mean.
+
+    Particles, thick or uneven ice and contamination raise it; a hole with nothing in it is near zero.
+
+    Parameters
+    ----------
+    image : (y, x) float32
+    pixel_size : float
+        Å.
+    """
+    ny, nx = image.shape
+    spectrum = fourier.rfft2(image)
+    ky, kx = fourier.frequencies((ny, nx), pixel_size, image.device)
+    k2 = ky**2 + kx**2
+    band = (k2 >= 1 / 500.0**2) & (k2 <= 1 / 20.0**2)
+    # a half-plane stands for both halves but for its first column
+    power = torch.view_as_real(spectrum).square().sum(-1) * band
+    total = 2.0 * power.sum() - power[:, 0].sum()
+    mean = abs(float(spectrum[0, 0].real)) / (ny * nx)
+    return math.sqrt(float(total)) / (ny * nx) / max(mean, 1e-12)
 
 
 def _looked_up(table: NDArray[np.float64], position: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def expected_fingerprints(
     """The fingerprint that each step of an item would have if it ran now."""
     out: dict[str, str] = {}
     for name, step in all_steps().items():
-        if kind in step.kinds:
+        if kind in step.kinds and step.wanted(settings):
             out[name] = expected_fingerprint(step, settings, root, source, out)
     return out
 

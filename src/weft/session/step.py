@@ -126,6 +126,10 @@ class Step(ABC):
         """Files besides the item's own whose content its results depend on."""
         return {}
 
+    def wanted(self, settings: SessionSettings) -> bool:
+        """Whether the settings ask for this step at all."""
+        return True
+
     @abstractmethod
     def run(self, job: Job) -> StepResult:
         """Do the work and write the files.

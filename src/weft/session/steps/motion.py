@@ -15,7 +15,7 @@ from weft.errors import GainError
 from weft.formats import mrc
 from weft.formats.gain import load_defects, load_gain
 from weft.formats.relion import RelionMotion, fit_motion_model, write_motion
-from weft.movies.average import Average, AverageSettings, aligned_frames, make_average
+from weft.movies.average import Average, AverageSettings, aligned_frames, contrast, make_average
 from weft.movies.frames import Frames, load_frames
 from weft.movies.motion import MotionModel, MotionSettings, fit_motion
 from weft.movies.source import SourceSettings, open_movie
@@ -85,6 +85,8 @@ class MotionStep(Step):
             "pixel_size": average.pixel_size,
             "frames": len(frames),
             "hot_pixels": frames.n_hot,
+            "masked": 0.0 if frames.bad is None else round(float(frames.bad.mean()), 6),
+            "contrast": contrast(average.average, average.pixel_size),
             **motion.metrics(),
         }
         details = {"model": motion.to_dict(), "movie": facts, "relion_model_residual": residual}
