@@ -99,7 +99,10 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one small movie, nothing repeated")
     parser.add_argument("--threads", type=int, default=2, help="of Weft and of RELION")
     parser.add_argument(
-        "--attempts", type=int, default=3, help="repeat what others disturb, at most so often; the best counts"
+        "--attempts",
+        type=int,
+        default=3,
+        help="repeat what others disturb, at most so often; the best counts",
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep what is written there")
     parsed = parser.parse_args()
@@ -189,7 +192,7 @@ def weft_environment() -> dict[str, str]:
     """That in which a child finds the Weft that this process has."""
     source = str(Path(weft.__file__).resolve().parent.parent)
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def weft_command(*words: object) -> list[str]:

@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from cases import (
     Case,
     angle_difference,
@@ -38,6 +36,8 @@ import weft
 from weft.defocus.micrograph import CTFModel, CTFSettings, fit_ctf, fit_spectrum
 from weft.formats import mrc
 from weft.physics.optics import Optics
+
+# torch itself is imported in functions only: weft, which comes first, tells its threads not to spin
 
 
 def errors_against_truth(model: CTFModel, case: Case) -> dict[str, float | None]:
@@ -59,6 +59,8 @@ def errors_against_truth(model: CTFModel, case: Case) -> dict[str, float | None]
 
 def simulated(case: Case, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Weft on the average that it makes of one movie; the CTF step alone, as a process and as a call."""
+    import torch
+
     print(f"{case.name}: motion, then CTF", file=sys.stderr)
     root = new_session(case, scratch / f"{case.name}_session")
     words = ("run", root, "--workers", 1, "--threads", options.threads, "--device", "cpu")
@@ -118,6 +120,8 @@ def ctffind(case: Case, image: Path, pixel: float, folder: Path) -> dict[str, An
 
 def real(folder: Path, count: int) -> Iterator[dict[str, Any]]:
     """Real spectra and micrographs beside the values that come with them: ours minus theirs."""
+    import torch
+
     answers = folder / "real" / "_answers"
     settings = CTFSettings(range_min=15.0, range_max=5.0, grid=(1, 1))
     for row in _answers(answers / "bgal_ctf.csv")[:count]:

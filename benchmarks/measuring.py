@@ -188,7 +188,13 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
         if value is None or (isinstance(value, float) and value != value):
             return "–"
         if isinstance(value, float):
-            return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+            return (
+                f"{value:.0f}"
+                if abs(value) >= 1000
+                else f"{value:.2f}"
+                if abs(value) < 10
+                else f"{value:.1f}"
+            )
         return str(value)
 
     cells = [[text(row.get(name)) for name in names] for row in rows]

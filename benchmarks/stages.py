@@ -42,7 +42,6 @@ def main() -> None:
     frames = timed("load", lambda: load_frames(movie, gain=load_gain(Path(gain_path), shape)))
     motion = timed("motion", lambda: fit_motion(frames, optics))
     average = timed("average", lambda: make_average(frames, motion, optics))
-    del frames
     timed("ctf", lambda: fit_ctf(average.average, optics.at_pixel_size(average.pixel_size)))
     print(json.dumps(out))
 

@@ -27,18 +27,25 @@ import weft
 from weft.formats import mrc
 
 IMAGES = Path(__file__).resolve().parent / "images"
-MAGNIFIED = 25  # tracks are drawn this many times longer than they are
+MAGNIFIED = 10  # tracks are drawn this many times longer than they are
+FIRST_RING = 17.0  # Å, where the drawn spectrum begins
 SHOWN_TO = 5.0  # Å, edge of the power spectrum's picture
 LARGEST = 150_000  # bytes
 
 
 def _save(figure: Any, name: str) -> None:
-    """As a PNG with a palette of its own, which is small."""
+    """As a PNG with a palette of 24 greys and what colours there are, which is small."""
     IMAGES.mkdir(exist_ok=True)
     path = IMAGES / name
     figure.savefig(path, dpi=100, facecolor="white")
     plt.close(figure)
-    Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture = np.array(Image.open(path).convert("RGB")).astype(int)
+    grey = np.ptp(picture, axis=-1) < 8
+    picture[grey] = np.round(picture[grey] / 255 * 23) * 255 / 23
+    colours = np.round(picture[~grey] / 255 * 7) * 255 / 7
+    picture[~grey] = colours
+    out = Image.fromarray(picture.astype(np.uint8)).quantize(256, dither=Image.Dither.NONE)
+    out.save(path, optimize=True)
     sys.stdout.write(f"{path}: {path.stat().st_size / 1000:.0f} kB\n")
     if path.stat().st_size > LARGEST:
         raise SystemExit(f"{path} is too large for the repository")
@@ -46,7 +53,7 @@ def _save(figure: Any, name: str) -> None:
 
 def tracks(movie: weft.Movie) -> None:
     """The average, low-passed, with the tracks of places in it."""
-    image, info = mrc.read(movie.paths["average"])
+    image, _ = mrc.read(movie.paths["average"])
     pixel = movie.metrics["pixel_size"]
     smooth = gaussian_filter(np.asarray(image, dtype=np.float32), 8.0 / pixel)
     smooth -= gaussian_filter(smooth, 150.0 / pixel)
@@ -54,10 +61,10 @@ def tracks(movie: weft.Movie) -> None:
     ny, nx = image.shape
     width, height = nx * pixel, ny * pixel
     low, high = np.percentile(smooth, [0.3, 99.7])
-    figure = plt.figure(figsize=(7.2, 7.2 * ny / nx))
+    figure = plt.figure(figsize=(6.4, 6.4 * ny / nx))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(smooth, cmap="gray", vmin=low, vmax=high, extent=(0, width, 0, height), origin="lower")
-    x, y = np.meshgrid((np.arange(7) + 0.5) / 7 * width, (np.arange(5) + 0.5) / 5 * height)
+    x, y = np.meshgrid((np.arange(6) + 0.5) / 6 * width, (np.arange(4) + 0.5) / 4 * height)
     places = np.stack([x.ravel(), y.ravel()], axis=1)
     paths = movie.track(places)
     paths = places + MAGNIFIED * (paths - paths.mean(axis=0))
@@ -69,9 +76,9 @@ def tracks(movie: weft.Movie) -> None:
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.axis("off")
     scale = 500.0
-    axes.plot([60, 60 + scale], [60, 60], color="white", lw=4, solid_capstyle="butt")
-    label = {"color": "white", "fontsize": 11, "ha": "left"}
-    axes.text(60, 80, f"{scale / 10:.0f} nm; tracks {scale / MAGNIFIED:.0f} Å, first frame dark", **label)
+    axes.add_patch(plt.Rectangle((30, 30), scale + 80, 150, color="white", alpha=0.85, lw=0))
+    axes.plot([70, 70 + scale], [70, 70], color="black", lw=4, solid_capstyle="butt")
+    axes.text(70, 95, f"{scale / 10:.0f} nm, tracks {scale / MAGNIFIED:.0f} Å", fontsize=10)
     _save(figure, "tracks.png")
 
 
@@ -93,16 +100,18 @@ def spectrum(movie: weft.Movie, optics: weft.Optics) -> None:
     y, x = cy + radius * stretch * np.sin(angle), cx + radius * stretch * np.cos(angle)
     polar = map_coordinates(model.spectrum, [y, x], order=1, mode="nearest")
     polar = gaussian_filter(polar, (6.0, 0.8), mode=("wrap", "nearest"))
-    polar = (polar - polar.mean(0)[None].mean()) / 1.0
+    # every ring with the same contrast, the particles' own shape in the middle left out
+    ring = polar.mean(0)
+    level = gaussian_filter(ring, 8.0)
+    polar = (polar - level) / np.sqrt(gaussian_filter((ring - level) ** 2, 16.0))
+    polar[:, : round(2.0 / FIRST_RING / dk)] = 0.0
     yy, xx = np.mgrid[-half : half + 1 : 0.5, -half : half + 1 : 0.5]
     azimuth = np.arctan2(yy, xx)
     along = 1.0 - 0.5 * model.astigmatism / model.defocus * np.cos(2 * (azimuth - np.radians(model.angle)))
     at = np.hypot(yy, xx) / np.sqrt(along)
     data = map_coordinates(polar, [np.degrees(azimuth) % 360.0, at / 0.5], order=1, mode="grid-wrap")
     fit = map_coordinates(model.model, [cy + yy, cx + xx], order=1)
-    inside = np.hypot(yy, xx) > 0.04 * half
-    low, high = np.percentile(data[inside], [8, 92])
-    shown = np.where(xx < 0, (data - low) / (high - low), fit)
+    shown = np.where(xx < 0, 0.5 + data / 3.2, fit)
 
     figure = plt.figure(figsize=(7.2, 3.4))
     axes = figure.add_axes((0.0, 0.0, 3.4 / 7.2, 1.0))

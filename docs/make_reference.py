@@ -124,8 +124,8 @@ def cli_page() -> str:
         MARK,
         "",
         "`weft COMMAND --help` says the same. Options that stand for settings take the values that "
-        "`weft.toml` takes. Exit codes: 0 done, 1 some items failed (the rest are finished and written), 2 the "
-        "request was wrong and nothing was done, 130 stopped with Ctrl-C.",
+        "`weft.toml` takes. Exit codes: 0 done, 1 some items failed (the rest are finished and written), 2 "
+        "the request was wrong and nothing was done, 130 stopped with Ctrl-C.",
     ]
     for name, command in commands():
         if name == "weft":

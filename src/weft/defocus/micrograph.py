@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
-from scipy.ndimage import gaussian_filter
 
 from weft.defocus import quality
+from weft.defocus.display import spectrum_pictures
 from weft.defocus.fit import Solution, evidence, refine, wrap_phase
 from weft.defocus.search import Start, search
 from weft.defocus.spectra import Spectra, averaged_spectrum, patch_spectra
@@ -35,6 +35,7 @@ SEARCH_BANDS = ((100.0, 8.0), (14.0, 5.0))  # Å: where rings are strong; and wh
 COMPARED_LIMIT = 5.0  # Å: starting points are compared up to here
 COMPARED_PATCHES = 40
 LEAST_EVIDENCE = 25.0  # log-likelihood units; noise alone reaches 15, a weak movie 50, a good one hundreds
+SHOWN_BEYOND = 1.3  # the picture ends where frequencies are this much higher than the resolution
 SHOWN_PATCHES = 64  # enough for the averages that are shown and judged
 UNKNOWN_AVERAGED = 100.0  # periodograms supposed in a spectrum that somebody else averaged
 
@@ -108,7 +109,7 @@ class CTFModel:
         Log-likelihood of the fit against that of no rings at all; below 25 there is nothing to see, and
         `resolution` is the start of the range.
     spectrum, model : (y, x) float32
-        Centred power spectrum with its background removed, at one defocus, and the CTF² fitted to it.
+        Centred power spectrum for display, and the CTF² fitted to it: see `display.spectrum_pictures`.
     curve : Curve
         The rotational average.
     """
@@ -226,7 +227,10 @@ class CTFModel:
         if self.spectrum is None or self.model is None:
             raise FitError("this CTF was read from a record, which holds no spectrum to draw")
         data, fit = self.spectrum, self.model
-        low, high = np.percentile(data, [10.0, 97.0])
+        y, x = (np.arange(n) - n // 2 for n in data.shape)
+        radius = np.hypot(y[:, None], x[None, :]) / (data.shape[1] // 2)
+        # the bright centre and the corners must not set the contrast
+        low, high = np.percentile(data[(radius > 0.25) & (radius < 1.0)], [5.0, 95.0])
         shown = (data - low) / max(high - low, 1e-9)
         out = np.where(np.arange(data.shape[1]) < data.shape[1] // 2, shown, fit)
         return np.asarray(np.clip(out * 255.0, 0, 255), dtype=np.uint8)
@@ -364,7 +368,9 @@ def _judged(
     inside = (curve.k >= low) & (curve.k <= high)
     score = float(curve.correlation[inside].mean())
     half = float(np.hypot(*solution.astigmatism))
-    data, fit = _pictures(shown, optics, image, curve, target, solution, phase)
+    data, fit = spectrum_pictures(
+        shown, optics, image, curve, target, solution.astigmatism, phase, min(SHOWN_BEYOND / resolution, end)
+    )
     return CTFModel(
         surface=surface,
         extent=spectra.extent,
@@ -383,48 +389,3 @@ def _judged(
         model=fit,
         curve=curve,
     )
-
-
-def _pictures(
-    spectra: Spectra,
-    optics: Optics,
-    image: NDArray[np.float32],
-    curve: quality.Curve,
-    target: float,
-    solution: Solution,
-    phase: float,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Centred full-plane spectrum, background divided out, and CTF² with its envelope, for display."""
-    k = spectra.k.cpu().numpy()
-    azimuth = spectra.azimuth
-    ring = (k / spectra.dk).clip(0, len(curve.k) - 1)
-    background = np.interp(ring, np.arange(len(curve.k)), curve.background)
-    flat = image / np.maximum(background, 1e-9) - 1.0
-    lobe = solution.astigmatism[0] * torch.cos(2 * azimuth) + solution.astigmatism[1] * torch.sin(2 * azimuth)
-    c2 = (
-        torch.sin(
-            torch.as_tensor(math.radians(phase) + optics.amplitude_phase)
-            + math.pi
-            * optics.wavelength
-            * spectra.k**2
-            * (target + lobe - 0.5 * optics.cs_angstrom * optics.wavelength**2 * spectra.k**2)
-        ).numpy()
-        ** 2
-    )
-
-    # rings are judged by eye, so that every ring gets the same contrast and speckle is smoothed a little
-    shell = ring.astype(int).ravel()
-    count = np.bincount(shell).clip(1)
-    spread = np.sqrt(np.bincount(shell, flat.ravel() ** 2) / count)
-    flat = flat / np.maximum(np.interp(ring, np.arange(len(spread)), spread), 1e-6)
-
-    def centred(half: NDArray[np.floating]) -> NDArray[np.float32]:
-        ny = half.shape[0]
-        order = np.argsort(spectra.ky.cpu().numpy(), kind="stable")
-        right = half[order]
-        left = right[::-1, 1:][:, ::-1]
-        if ny % 2 == 0:
-            left = np.roll(left, 1, axis=0)
-        return np.concatenate([left, right], axis=1).astype(np.float32)
-
-    return gaussian_filter(centred(flat), 1.0), centred(c2)

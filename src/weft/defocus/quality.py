@@ -103,9 +103,8 @@ def rescaled_average(
         if same:
             index, keep = flat_index, used
         else:
-            ratio = matching_frequency(k, z, target, optics) * 0 + 1
-            stretched = _matching_astigmatic(k, z, target + lobe, optics)
-            ratio = torch.where(k > 0, stretched / k.clamp_min(1e-9), ratio)
+            stretched = matching_frequency(k, z, target + lobe, optics)
+            ratio = torch.where(k > 0, stretched / k.clamp_min(1e-9), torch.ones_like(k))
             y = torch.round(ky[:, None] * ratio / step_y)
             x = torch.round(kx[None, :] * ratio / step_x)
             keep = used & (torch.isfinite(ratio) & (y.abs() < n_y // 2) & (x < n_x)).reshape(-1)
@@ -125,16 +124,6 @@ def rescaled_average(
         mean.cpu().numpy(),
         target,
     )
-
-
-def _matching_astigmatic(
-    k: torch.Tensor, z: torch.Tensor, target: torch.Tensor, optics: Optics
-) -> torch.Tensor:
-    """:func:`weft.physics.ctf.matching_frequency` with a target that varies with direction."""
-    c = 0.5 * optics.cs_angstrom * optics.wavelength**2
-    value = k * k * (z - c * k * k)
-    inner = target * target - 4.0 * c * value
-    return torch.sqrt(2.0 * value / (target + torch.sign(target) * torch.sqrt(inner)))
 
 
 def agreement(

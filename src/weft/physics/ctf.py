@@ -72,7 +72,7 @@ def ctf(
 
 
 def matching_frequency(
-    k: torch.Tensor, defocus: torch.Tensor | float, target: float, optics: Optics
+    k: torch.Tensor, defocus: torch.Tensor | float, target: torch.Tensor | float, optics: Optics
 ) -> torch.Tensor:
     """The frequency at which a CTF of `target` defocus has the phase that one of `defocus` has at `k`.
 
@@ -98,5 +98,6 @@ def matching_frequency(
         return torch.sqrt(value / target)
     inner = target * target - 4.0 * c * value
     # numerically stable root of c q² − z q + value = 0 that tends to value / z for small c
-    root = 2.0 * value / (target + math.copysign(1.0, target) * torch.sqrt(inner))
+    sign = torch.sign(torch.as_tensor(target))
+    root = 2.0 * value / (target + sign * torch.sqrt(inner))
     return torch.sqrt(root)

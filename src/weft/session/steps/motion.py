@@ -80,7 +80,7 @@ class MotionStep(Step):
         outputs["motion_star"] = f"average/{job.item}.star"
         star = job.place(outputs["motion_star"])
         residual = _write_star(star, motion, facts, self.reads(job.settings), _namer(job.root), job.source)
-        outputs["thumbnail"] = write_thumbnail(job, average.average)
+        outputs["thumbnail"] = write_thumbnail(job, average.average, average.pixel_size)
         metrics = {
             "pixel_size": average.pixel_size,
             "frames": len(frames),
