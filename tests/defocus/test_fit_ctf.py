@@ -120,6 +120,20 @@ def test_phase_plate() -> None:
     assert known.defocus == pytest.approx(7900.0, abs=40.0)
 
 
+def test_phase_that_changes_during_the_exposure() -> None:
+    """A phase plate charges up: 50° to 90° in four parts, seen in single, noisier frames."""
+    true = [50.0, 65.0, 80.0, 90.0]
+    frames = [micrograph(768, 9100.0, 8900.0, 20.0, phase=p, seed=int(p)) for p in true for _ in range(2)]
+    settings = CTFSettings(fit_phase=True, phase_time=4, source="movie", grid=(1, 1))
+    model = fit_ctf(frames, OPTICS, settings)
+    # one frame's phase has an expected error of some 2°
+    np.testing.assert_allclose(model.phase_over_time, true, atol=8.0)
+    with pytest.raises(FitError, match="phase_time"):
+        fit_ctf(frames[:2], OPTICS, settings)
+    with pytest.raises(ValueError, match="phase_time"):
+        CTFSettings(phase_time=3)
+
+
 def test_errors_are_honest() -> None:
     """Over noise realisations, defocus scatters as much as the fit says."""
     off, expected = [], []

@@ -15,10 +15,11 @@ from weft.defocus.spectra import Spectra
 from weft.physics.optics import Optics
 from weft.physics.splines import evaluate_grid, spline_matrix
 
-__all__ = ["Freedom", "Solution", "evidence", "refine", "wrap_phase"]
+__all__ = ["Freedom", "Solution", "evidence", "refine", "refine_phase", "wrap_phase"]
 
 TILT_SCALES = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 5000.0)  # Å of defocus from centre to edge; 0: flat
 BEND_SCALES = (0.0, 10.0, 30.0, 100.0, 300.0)  # Å, deviations of control points from the plane; 0: a plane
+PHASE_SPREAD = math.radians(30.0)  # of the phase within one exposure
 ONE_ERROR = 1.0  # log-likelihood units
 ASTIGMATISM_SCALES = (30.0, 1500.0)  # Å: next to none, or free
 
@@ -244,6 +245,33 @@ def evidence(spectra: Spectra, optics: Optics, solution: Solution) -> float:
         curves = replace(curves, envelope=without)
     full = evaluate(spectra, optics, solution.curves, *at).log_likelihood
     return full - evaluate(spectra, optics, curves, *at).log_likelihood
+
+
+def refine_phase(spectra: Spectra, optics: Optics, solution: Solution, rounds: int = 6) -> float:
+    """The phase shift (radians) of other spectra of the same field, everything else held.
+
+    A prior of 30° around the solution's phase keeps weak spectra in place.
+
+    Parameters
+    ----------
+    spectra : Spectra
+        Restricted to the band of `solution`; the same patches.
+    """
+    u = spectra.centers / np.array(spectra.extent)
+    z = torch.as_tensor(
+        evaluate_grid(solution.control_points(), u[:, 1], u[:, 0]), device=spectra.power.device
+    )
+    phase, precision = solution.phase, 1.0 / PHASE_SPREAD**2
+    curves = initial_curves(spectra, solution.curves.low, solution.curves.high)
+    for i in range(6 + rounds):
+        curves = update_curves(spectra, optics, curves, z, solution.astigmatism, phase, strengths=False)
+        if i < 6:
+            continue
+        slopes = evaluate(spectra, optics, curves, z, solution.astigmatism, phase)
+        gradient = float(slopes.gradient[0, :, 3].sum()) - precision * (phase - solution.phase)
+        step = gradient / (float(slopes.information[0, :, 3, 3].sum()) + precision)
+        phase += float(np.clip(step, -0.3, 0.3))
+    return phase
 
 
 def wrap_phase(phase: float) -> float:

@@ -21,7 +21,7 @@ from pydantic import model_validator
 
 from weft.defocus import quality
 from weft.defocus.display import spectrum_pictures
-from weft.defocus.fit import Solution, evidence, refine, wrap_phase
+from weft.defocus.fit import Solution, evidence, refine, refine_phase, wrap_phase
 from weft.defocus.search import Start, search
 from weft.defocus.spectra import Spectra, averaged_spectrum, patch_spectra
 from weft.errors import FitError
@@ -62,6 +62,13 @@ class CTFSettings(Settings):
         "this is used as predicts data that were left out of the fit.",
     )
     fit_phase: bool = setting(False, "Also fit the phase shift of a phase plate.")
+    phase_time: int = setting(
+        1,
+        "Parts of the exposure for each of which the phase shift is fitted anew; needs fit_phase and the "
+        "movie as source.",
+        ge=1,
+        le=20,
+    )
     phase_shift: float = setting(
         0.0, "Phase shift of a phase plate, where it is not fitted.", unit="deg", ge=0.0, le=180.0
     )
@@ -76,6 +83,8 @@ class CTFSettings(Settings):
             raise ValueError("range_max must be a finer resolution (a smaller number) than range_min")
         if self.defocus_max <= self.defocus_min:
             raise ValueError("defocus_max must be greater than defocus_min")
+        if self.phase_time > 1 and not (self.fit_phase and self.source == "movie"):
+            raise ValueError("phase_time above 1 needs fit_phase = true and source = 'movie'")
         if not all(1 <= g <= 9 for g in self.grid):
             raise ValueError("grid is two numbers from 1 to 9")
         return self
@@ -108,6 +117,8 @@ class CTFModel:
     evidence : float
         Log-likelihood of the fit against that of no rings at all; below 25 there is nothing to see, and
         `resolution` is the start of the range.
+    phase_over_time : tuple of float
+        Phase shift in equal parts of the exposure, degrees; empty unless `phase_time` asked for it.
     spectrum, model : (y, x) float32
         Centred power spectrum for display, and the CTF² fitted to it: see `display.spectrum_pictures`.
     curve : Curve
@@ -125,6 +136,7 @@ class CTFModel:
     errors: dict[str, float] = field(default_factory=dict)
     ice_ring: float | None = None
     evidence: float = 0.0
+    phase_over_time: tuple[float, ...] = ()
     spectrum: NDArray[np.float32] | None = None
     model: NDArray[np.float32] | None = None
     curve: quality.Curve | None = None
@@ -199,6 +211,7 @@ class CTFModel:
             "errors": {k: round(v, 2) for k, v in self.errors.items()},
             "ice_ring": None if self.ice_ring is None else round(self.ice_ring, 5),
             "evidence": round(self.evidence, 2),
+            "phase_over_time": [round(p, 3) for p in self.phase_over_time],
         }
 
     @classmethod
@@ -213,6 +226,7 @@ class CTFModel:
             extent=(float(data["extent"][0]), float(data["extent"][1])),
             fit_range=(float(data["fit_range"][0]), float(data["fit_range"][1])),
             errors=dict(data["errors"]),
+            phase_over_time=tuple(data["phase_over_time"]),
             **plain,
         )
 
@@ -268,7 +282,22 @@ def fit_ctf(
         raise FitError(f"the image is {first.shape[1]}×{first.shape[0]} pixels; a CTF fit needs at least 128")
     if not float(first.std()) > 0.0:
         raise FitError("the image holds no contrast at all (every pixel has the same value)")
-    return _fit(patch_spectra(image_or_frames, optics.pixel_size, settings.window), optics, settings)
+    spectra = patch_spectra(image_or_frames, optics.pixel_size, settings.window)
+    model, solution = _fit(spectra, optics, settings)
+    if settings.phase_time == 1:
+        return model
+    if single or len(image_or_frames) < settings.phase_time:
+        raise FitError(
+            f"the phase shift over time was asked for in {settings.phase_time} parts, which needs as many "
+            "frames; set ctf.phase_time = 1"
+        )
+    curves = solution.curves
+    over_time = []
+    for members in np.array_split(np.arange(len(image_or_frames)), settings.phase_time):
+        images = [image_or_frames[int(i)] for i in members]
+        part = patch_spectra(images, optics.pixel_size, settings.window).within(curves.low, curves.high)
+        over_time.append(math.degrees(refine_phase(part, optics, solution)))
+    return replace(model, phase_over_time=tuple(over_time))
 
 
 def fit_spectrum(power: torch.Tensor, optics: Optics, settings: CTFSettings | None = None) -> CTFModel:
@@ -283,10 +312,10 @@ def fit_spectrum(power: torch.Tensor, optics: Optics, settings: CTFSettings | No
     settings : CTFSettings, optional
     """
     settings = settings or CTFSettings()
-    return _fit(averaged_spectrum(power, optics.pixel_size, UNKNOWN_AVERAGED), optics, settings)
+    return _fit(averaged_spectrum(power, optics.pixel_size, UNKNOWN_AVERAGED), optics, settings)[0]
 
 
-def _fit(spectra: Spectra, optics: Optics, settings: CTFSettings) -> CTFModel:
+def _fit(spectra: Spectra, optics: Optics, settings: CTFSettings) -> tuple[CTFModel, Solution]:
     nyquist = 0.5 / optics.pixel_size
     low, high = 1.0 / settings.range_min, min(1.0 / settings.range_max, 0.95 * nyquist)
     if high < 2.0 * low:
@@ -316,7 +345,7 @@ def _fit(spectra: Spectra, optics: Optics, settings: CTFSettings) -> CTFModel:
     if found < LEAST_EVIDENCE:
         # the best of many fits to noise always agrees with some of it: say that nothing was seen
         model = replace(model, resolution=1.0 / low)
-    return replace(model, evidence=found)
+    return replace(model, evidence=found), solution
 
 
 def _solve(
