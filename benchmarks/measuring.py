@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -108,11 +110,6 @@ class _MemoryWatch(threading.Thread):
         return self.peak
 
 
-def _adopt_orphans() -> None:
-    """Descendants whose parent has ended become our children, so that their CPU time can be had, too."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 def measure(
     command: Sequence[str | Path],
     *,
@@ -120,7 +117,7 @@ def measure(
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Usage:
-    """Run a command to its end.
+    """Run a command to its end, under a process of its own that waits for all descendants.
 
     Parameters
     ----------
@@ -132,17 +129,35 @@ def measure(
     RuntimeError
         It ended with an exit code other than 0.
     """
-    _adopt_orphans()
     words = [str(word) for word in command]
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "usage.json"
+        supervisor = [
+            sys.executable,
+            __file__,
+            str(result),
+            str((log or Path(os.devnull)).absolute()),
+            *words,
+        ]
+        subprocess.run(supervisor, cwd=cwd, env=None if env is None else dict(env), check=True)
+        usage = Usage(**json.loads(result.read_text()))
+    if usage.exit_code:
+        said = log.read_text(errors="replace")[-2000:] if log else ""
+        raise RuntimeError(f"{' '.join(words)} ended with exit code {usage.exit_code}\n{said}")
+    return usage
+
+
+def _supervise(words: Sequence[str], log: str) -> Usage:
+    """Run a command as the only child of this process."""
+    # descendants whose parent has ended become our children, so that their CPU time can be had, too
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     busy, begin = Busy(), time.perf_counter()
-    with open(log or os.devnull, "wb") as out:
-        child = subprocess.Popen(
-            words, cwd=cwd, env=None if env is None else dict(env), stdout=out, stderr=subprocess.STDOUT
-        )
-        watch = _MemoryWatch(child.pid)
-        watch.start()
-        _, status, own = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+    with open(log, "wb") as out:
+        child = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT)
+    watch = _MemoryWatch(child.pid)
+    watch.start()
+    _, status, own = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - begin
     cpu, largest = own.ru_utime + own.ru_stime, own.ru_maxrss
     # what the command has waited for is in its own figures; the rest is ours to wait for
@@ -152,11 +167,9 @@ def measure(
         except ChildProcessError:
             break
         cpu, largest = cpu + more.ru_utime + more.ru_stime, max(largest, more.ru_maxrss)
-    usage = Usage(cpu, wall, largest * 1024e-9, watch.stop() * 1e-9, busy.others(cpu), child.returncode)
-    if child.returncode:
-        said = log.read_text(errors="replace")[-2000:] if log else ""
-        raise RuntimeError(f"{' '.join(words)} ended with exit code {child.returncode}\n{said}")
-    return usage
+    together = watch.stop()
+    others = busy.others(cpu + time.process_time())
+    return Usage(cpu, wall, largest * 1024e-9, together * 1e-9, others, child.returncode)
 
 
 def measure_call(call: Callable[[], Any]) -> Usage:
@@ -207,3 +220,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
 
     rule = "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True))
     return "\n".join([line(names), f"|{rule}|", *map(line, cells)])
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(asdict(_supervise(sys.argv[3:], sys.argv[2]))))

@@ -23,7 +23,8 @@ def dose_weight(
     dose : float or tensor
         Accumulated dose in e/Å²; broadcast against `k`.
     voltage : float
-        kV; below 300 kV damage is faster (Grant & Grigorieff 2015: 0.8 at 200 kV).
+        kV; below 300 kV damage is faster: 0.8 of the critical exposure at 200 kV (Grant & Grigorieff 2015),
+        0.64 at 100 kV (Peet, Henderson & Russo 2019).
     model : {"warp", "grant"}
         ``"warp"``: exp(−B k²/4) with B = 4 Å² for each e/Å² (Tegunov & Cramer 2019).
         ``"grant"``: exp(−N / (2 N_c)), critical exposure N_c = 0.24499 k^−1.6649 + 2.8141 e/Å²
@@ -38,7 +39,7 @@ def dose_weight(
     if model == "warp":
         return torch.exp(-dose * k * k)
     if model == "grant":
-        scale = 1.0 if voltage >= 250.0 else 0.8 if voltage >= 150.0 else 0.57
+        scale = 1.0 if voltage >= 250.0 else 0.8 if voltage >= 150.0 else 0.64
         critical = scale * (0.24499 * k.clamp_min(1e-6) ** -1.6649 + 2.8141)
         return torch.exp(-dose / (2.0 * critical))
     raise ValueError(f"no dose model is called {model!r}: it is 'warp' or 'grant'")
