@@ -34,14 +34,14 @@ LARGEST = 150_000  # bytes
 
 
 def _save(figure: Any, name: str) -> None:
-    """As a PNG with a palette of 24 greys and what colours there are, which is small."""
+    """As a PNG with a palette of 25 greys and what colours there are, which is small."""
     IMAGES.mkdir(exist_ok=True)
     path = IMAGES / name
     figure.savefig(path, dpi=100, facecolor="white")
     plt.close(figure)
     picture = np.array(Image.open(path).convert("RGB")).astype(int)
     grey = np.ptp(picture, axis=-1) < 8
-    picture[grey] = np.round(picture[grey] / 255 * 23) * 255 / 23
+    picture[grey] = np.round(picture[grey] / 255 * 24) * 255 / 24
     colours = np.round(picture[~grey] / 255 * 7) * 255 / 7
     picture[~grey] = colours
     out = Image.fromarray(picture.astype(np.uint8)).quantize(256, dither=Image.Dither.NONE)

@@ -82,9 +82,9 @@ while not (root / "go").exists():
 try:
     SessionLock(root).acquire()
 except SessionError:
-    print("refused")
+    print("refused", flush=True)
 else:
-    print("mine")
+    print("mine", flush=True)
     (root / f"mine{time.time_ns()}").write_text("")
     while not (root / "end").exists():
         time.sleep(0.01)
