@@ -104,10 +104,17 @@ def arguments(description: str | None) -> argparse.Namespace:
         default=3,
         help="repeat what others disturb, at most so often; the best counts",
     )
+    parser.add_argument(
+        "--further",
+        type=int,
+        default=2,
+        metavar="N",
+        help="run the large movie also N more times in the same run, for what one more costs (motion.py)",
+    )
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep what is written there")
     parsed = parser.parse_args()
     if parsed.quick:
-        parsed.attempts = 1
+        parsed.attempts, parsed.further = 1, 0
     return parsed
 
 

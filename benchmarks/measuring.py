@@ -201,13 +201,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
         if value is None or (isinstance(value, float) and value != value):
             return "–"
         if isinstance(value, float):
-            return (
-                f"{value:.0f}"
-                if abs(value) >= 1000
-                else f"{value:.2f}"
-                if abs(value) < 10
-                else f"{value:.1f}"
-            )
+            size = abs(value)
+            return f"{value:.{0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 else 3}f}"
         return str(value)
 
     cells = [[text(row.get(name)) for name in names] for row in rows]

@@ -34,8 +34,6 @@ from measuring import Usage, measure, quietest, table
 
 import weft
 
-FURTHER = 2  # movies beside the first, for what one more costs
-
 
 def weft_run(case: Case, root: Path, threads: int, *more: str, movies: int = 1) -> Usage:
     """``weft run`` in a fresh session of this movie (or of several links to it)."""
@@ -97,8 +95,8 @@ def compare(case: Case, options: argparse.Namespace, scratch: Path) -> dict[str,
     has_relion = shutil.which("relion_run_motioncorr") is not None
     if has_relion:
         measured("RELION, motion", lambda folder: relion_motion(case, folder, threads), relion_judged)
-    if case.name == "large" and not options.quick:
-        many = 1 + FURTHER
+    if case.name == "large" and options.further > 0:
+        many = 1 + options.further
         measured(
             f"Weft, motion + CTF, {many} movies",
             lambda root: weft_run(case, root, threads, movies=many),

@@ -41,7 +41,7 @@ def test_formats(tmp_path: Path) -> None:
     for name in ("g.mrc", "g.em"):
         np.testing.assert_array_equal(load_gain(tmp_path / name, (24, 36)), GAIN)
         np.testing.assert_array_equal(load_gain(tmp_path / name, (24, 36), is_eer=True), GAIN)
-    # TIFF lies upside down, but for the .gain of EER data (DESIGN §2)
+    # TIFF lies upside down, but for the .gain of EER data (docs/conventions.md)
     np.testing.assert_array_equal(load_gain(tmp_path / "g.tif"), GAIN[::-1])
     np.testing.assert_array_equal(load_gain(tmp_path / "g.tif", is_eer=True), GAIN[::-1])
     np.testing.assert_array_equal(load_gain(tmp_path / "g.gain", is_eer=True), GAIN)

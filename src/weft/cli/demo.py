@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,12 +85,14 @@ def demo(
         f"pictures: {root / 'thumbnails'}, {root / 'powerspectrum'} (one half data, the other the fit)"
     )
     typer.echo(f"settings: {root / 'weft.toml'}   records: {root / 'records'}")
-    typer.echo(f"try: weft show {root} movie_000; weft run {root} --set ctf.range_max=5; weft status {root}")
+    weft = sys.argv[0] if Path(sys.argv[0]).name == "weft" else "weft"
+    for line in (f"show {root} movie_000", f"run {root} --set ctf.range_max=5", f"status {root}"):
+        typer.echo(f"try: {weft} {line}")
     raise typer.Exit(report.exit_code)
 
 
 def _compare(movie: Movie, truth: dict[str, Any]) -> dict[str, Any]:
-    """Estimates beside the truth, as ../shared/score and the field count them."""
+    """Estimates beside the truth."""
     import numpy as np
 
     def spread(difference: Any) -> float:
@@ -116,22 +119,24 @@ def _compare(movie: Movie, truth: dict[str, Any]) -> dict[str, Any]:
         "astigmatism": float((u - v).mean()),
         "angle_error": min(turn, 180.0 - turn),
         "resolution": movie.metrics.get("resolution"),
+        "tilt_true": float(np.degrees(np.arctan(np.hypot(*truth["plane"])))),
+        "tilt": movie.metrics.get("tilt"),
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    head = (
-        "              tracks, RMS error (Å)         defocus (µm)    local  astigmatism (Å)  angle  fits",
-        "movie         uncorrected corrected     true  estimate  err (Å)    true  estimate  err °  to (Å)",
-    )
-    lines = list(head)
+    lines = [
+        "              track error (Å)   defocus (µm)   error  astigmatism (Å)  angle's   tilt (°)    fits",
+        "movie           before  after    true    fit     (Å)    true    fit     error  true  fit   to (Å)",
+    ]
     for row in rows:
         resolution = row["resolution"]
         lines.append(
-            f"{row['item']:<13} {row['track_uncorrected']:>11.2f} {row['track_corrected']:>9.2f} "
-            f"{row['defocus_true'] / 1e4:>8.3f} {row['defocus'] / 1e4:>9.3f} "
-            f"{row['defocus_local_error']:>8.0f} "
-            f"{row['astigmatism_true']:>7.0f} {row['astigmatism']:>9.0f} {row['angle_error']:>6.1f} "
-            f"{f'{resolution:.1f}' if resolution else '-':>7}"
+            f"{row['item']:<15}{row['track_uncorrected']:>7.2f}{row['track_corrected']:>7.2f}"
+            f"{row['defocus_true'] / 1e4:>8.3f}{row['defocus'] / 1e4:>7.3f}{row['defocus_local_error']:>8.0f}"
+            f"{row['astigmatism_true']:>8.0f}{row['astigmatism']:>7.0f}{row['angle_error']:>9.1f}°"
+            f"{row['tilt_true']:>5.0f}{row['tilt'] or 0.0:>5.0f}"
+            f"{f'{resolution:.1f}' if resolution else '-':>9}"
         )
+    lines.append("before: movement left uncorrected; errors are RMS over 25 places of the field")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ _PACKAGES = (
     "typer",
     "rich",
     "distributed",
-    "matplotlib",
+    "numba",
 )
 
 

@@ -324,10 +324,10 @@ def _fit(spectra: Spectra, optics: Optics, settings: CTFSettings) -> tuple[CTFMo
             "raise ctf.range_min or use less binning"
         )
     solution, high = _solve(spectra, optics, settings, low, high)
-    for _ in range(3):
+    for attempt in range(3):
         model = _judged(spectra, optics, solution, low, high, 0.98 * nyquist)
         reached = 1.0 / model.resolution
-        if reached >= 0.97 * high or high <= 2.2 * low:
+        if reached >= 0.97 * high or high <= 2.2 * low or attempt == 2:
             break
         # rings do not reach the end of the range: fit what they do reach, and a little more
         high = max(1.1 * reached, 2.0 * low)

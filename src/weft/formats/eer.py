@@ -1,6 +1,6 @@
 """EER movies of Falcon detectors: grouped while decoding, on the sensor's grid or a finer one.
 
-Rows are not flipped (DESIGN §2). An EER file holds hundreds of raw frames of single electrons; what
+Rows are not flipped (docs/conventions.md). An EER file holds hundreds of raw frames of single electrons; what
 the rest of Weft calls a frame is the sum of a group of them.
 """
 

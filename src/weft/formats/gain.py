@@ -1,6 +1,6 @@
 """Gain references and defect maps: reading them, turning them, finding out how they must be turned.
 
-What comes out multiplies the raw frames; a zero is a defect (DESIGN §2).
+What comes out multiplies the raw frames; a zero is a defect (docs/conventions.md).
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def _read_picture(path: Path, is_eer: bool) -> NDArray[Any]:
         raise TruncatedError(path, "the file is empty; copy it again")
     suffix = path.suffix.lower()
     if is_tiff(head):
-        # DESIGN §2: a .gain of EER data lies as the EER frames do
+        # docs/conventions.md: a .gain of EER data lies as the EER frames do
         with TiffMovie(path, flip=not (is_eer and suffix == ".gain"), first_only=suffix == ".gain") as movie:
             images = [movie.read(i) for i in range(len(movie))]
     elif suffix in (".dm4", ".dm3"):

@@ -1,7 +1,7 @@
 """TIFF images and movies, rows flipped.
 
 TIFF's first row is the top of the picture, MRC's the bottom; the array that `TiffMovie.read` returns
-has MRC's row 0 first, as IMOD, SerialEM, RELION, MotionCor and Warp do it (DESIGN §2).
+has MRC's row 0 first, as IMOD, SerialEM, RELION, MotionCor and Warp do it (docs/conventions.md).
 """
 
 from __future__ import annotations
