@@ -133,10 +133,10 @@ def real(folder: Path, count: int) -> Iterator[dict[str, Any]]:
         stated = (row["true_defocusU_A"], row["true_defocusV_A"], row["true_angle_deg"])
         found, usage = _timed(lambda p=power, o=optics: fit_spectrum(p, o, settings))  # type: ignore[misc]
         # the fit's own default range must not need to be told
-        free, _ = _timed(lambda p=power, o=optics: fit_spectrum(p, o, CTFSettings(grid=(1, 1))))  # type: ignore[misc]
+        free, longer = _timed(lambda p=power, o=optics: fit_spectrum(p, o, CTFSettings(grid=(1, 1))))  # type: ignore[misc]
         name = row["micrograph"].removesuffix("_frameImage")
         yield _beside(name, found, stated, usage, row["true_maxres_A"], "15–5 Å")
-        yield _beside(name, free, stated, usage, row["true_maxres_A"], "default")
+        yield _beside(name, free, stated, longer, row["true_maxres_A"], "default")
     pictures = {path.name: path for path in (folder / "real").glob("jianlin*/**/*.png")}
     for row in _answers(answers / "apoferritin_ctf.csv")[:count]:
         if row["micrograph"] not in pictures:
@@ -147,7 +147,7 @@ def real(folder: Path, count: int) -> Iterator[dict[str, Any]]:
         stated = (row["U_A"], row["V_A"], row["angle_deg"])
         weak = float(row["cc2d"]) <= 0.12
         yield _beside(row["micrograph"].split(".bin")[0], found, stated, usage, None, "default") | {
-            "note": "stated value is weak (cc2d ≤ 0.12)" if weak else ""
+            "note": "stated value is weak (cc2d ≤ 0.12)" if weak else None
         }
 
 
