@@ -118,6 +118,8 @@ def run_tasks(
         "distributed.scheduler.worker-ttl": f"{settings.worker_timeout:g}s",
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.admin.system-monitor.gil.enabled": False,
+        # dask's own threshold makes the allocator give every large array back and fetch it again
+        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": None},
     }
     with (
         dask.config.set(configuration),
