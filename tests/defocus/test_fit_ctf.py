@@ -270,8 +270,9 @@ def test_real_galactosidase_spectra(reference_data: Path) -> None:
             u, v = float(row["true_defocusU_A"]), float(row["true_defocusV_A"])
             assert model.defocus == pytest.approx(0.5 * (u + v), abs=50)
             assert 0.5 * abs(model.astigmatism - (u - v)) < 50
-            # asked for 3°; 00022 differs by 3.2°, a tenth of its astigmatism's own error
-            assert angle_apart(model.angle, float(row["true_angle_deg"])) <= 3.3
+            # 3° is asked for; 00022 misses it (3.24°, measured), and must not get worse
+            limit = 3.3 if "00022" in row["micrograph"] else 3.0
+            assert angle_apart(model.angle, float(row["true_angle_deg"])) <= limit
             assert model.resolution < float(row["true_maxres_A"]) + 0.3
             compared += 1
     assert compared == 8

@@ -222,6 +222,13 @@ def refine(
     )
 
 
+def _defocus_of_patches(spectra: Spectra, solution: Solution) -> torch.Tensor:
+    u = spectra.centers / np.array(spectra.extent)
+    return torch.as_tensor(
+        evaluate_grid(solution.control_points(), u[:, 1], u[:, 0]), device=spectra.power.device
+    )
+
+
 def evidence(spectra: Spectra, optics: Optics, solution: Solution) -> float:
     """Log-likelihood of the fit minus that of a smooth spectrum without any rings.
 
@@ -232,10 +239,7 @@ def evidence(spectra: Spectra, optics: Optics, solution: Solution) -> float:
     spectra : Spectra
         Restricted to the band of `solution`.
     """
-    u = spectra.centers / np.array(spectra.extent)
-    z = torch.as_tensor(
-        evaluate_grid(solution.control_points(), u[:, 1], u[:, 0]), device=spectra.power.device
-    )
+    z = _defocus_of_patches(spectra, solution)
     at = (z, solution.astigmatism, solution.phase)
     without = solution.curves.envelope.copy()
     without[0] -= 40.0
@@ -257,10 +261,7 @@ def refine_phase(spectra: Spectra, optics: Optics, solution: Solution, rounds: i
     spectra : Spectra
         Restricted to the band of `solution`; the same patches.
     """
-    u = spectra.centers / np.array(spectra.extent)
-    z = torch.as_tensor(
-        evaluate_grid(solution.control_points(), u[:, 1], u[:, 0]), device=spectra.power.device
-    )
+    z = _defocus_of_patches(spectra, solution)
     phase, precision = solution.phase, 1.0 / PHASE_SPREAD**2
     curves = initial_curves(spectra, solution.curves.low, solution.curves.high)
     for i in range(6 + rounds):
