@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from weft.errors import SettingsError
-from weft.settings import Settings
+from weft.settings import Settings, extra_of
 
 __all__ = ["FieldDoc", "describe", "describe_all", "explain", "format_value", "parse_value"]
 
@@ -57,8 +57,7 @@ class FieldDoc:
 def describe(model: type[Settings], name: str) -> FieldDoc:
     """Description of the field `name` of a settings model."""
     info = model.model_fields[name]
-    extra = info.json_schema_extra
-    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+    unit = str(extra_of(info).get("unit", ""))
     default = None if info.default is PydanticUndefined else info.default
     return FieldDoc(
         name=name,
@@ -98,6 +97,9 @@ def _kind(annotation: Any) -> list[str]:
 
 def _allowed(info: FieldInfo) -> str:
     words = list(dict.fromkeys(_kind(info.annotation)))
+    usual = extra_of(info).get("usual")
+    if usual is not None:
+        words[-1:] = [f"true (that is {format_value(usual)})", words[-1]]
     text = words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     limits = []
@@ -149,6 +151,9 @@ def parse_value(model: type[Settings], name: str, text: str, where: str) -> Any:
     """
     info = model.model_fields[name]
     annotation: Any = info.annotation
+    usual = extra_of(info).get("usual")
+    if usual is not None and text.strip().lower() in ("true", "false"):
+        return usual if text.strip().lower() == "true" else None
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     for candidate in _candidates(text, info.annotation):
         try:
