@@ -56,5 +56,5 @@ def setting(default: Any, description: str, *, unit: str = "", usual: Any = None
     **limits
         pydantic's constraints: ``ge``, ``gt``, ``le``, ``lt``, ``pattern`` ...
     """
-    extra = {"unit": unit} if usual is None else {"unit": unit, "usual": usual}
+    extra: dict[str, Any] = {"unit": unit} if usual is None else {"unit": unit, "usual": usual}
     return Field(default, description=description, json_schema_extra=extra, **limits)

@@ -33,7 +33,8 @@ def euler_matrix(rot: torch.Tensor, tilt: torch.Tensor, psi: torch.Tensor) -> to
     (..., 3, 3) tensor
         Takes coordinates of the map to those of the projection; its rows are the projection's axes.
     """
-    a, b, g = (torch.deg2rad(angle) for angle in torch.broadcast_tensors(rot, tilt, psi))
+    together = torch.broadcast_tensors(rot, tilt, psi)  # type: ignore[no-untyped-call]
+    a, b, g = (torch.deg2rad(angle) for angle in together)
     ca, sa, cb, sb, cg, sg = a.cos(), a.sin(), b.cos(), b.sin(), g.cos(), g.sin()
     rows = (
         (cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb),
