@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         TruncatedError,
         WeftError,
     )
+    from weft.micrographs.preprocessing import Preprocessed, PreprocessSettings, preprocess
     from weft.movies.average import AverageSettings, make_average
     from weft.movies.motion import MotionModel, MotionSettings, fit_motion
     from weft.physics.optics import Optics
@@ -60,6 +61,8 @@ _PUBLIC = {
     "MotionSettings": "weft.movies.motion",
     "Movie": "weft.session.items",
     "Optics": "weft.physics.optics",
+    "PreprocessSettings": "weft.micrographs.preprocessing",
+    "Preprocessed": "weft.micrographs.preprocessing",
     "RequestError": "weft.errors",
     "RunReport": "weft.session.running",
     "Session": "weft.session.session",
@@ -72,6 +75,7 @@ _PUBLIC = {
     "make_average": "weft.movies.average",
     "new": "weft.session.session",
     "open": "weft.session.session",
+    "preprocess": "weft.micrographs.preprocessing",
 }
 
 __all__ = [
@@ -88,6 +92,8 @@ __all__ = [
     "MotionSettings",
     "Movie",
     "Optics",
+    "PreprocessSettings",
+    "Preprocessed",
     "RequestError",
     "RunReport",
     "Session",
@@ -101,6 +107,7 @@ __all__ = [
     "make_average",
     "new",
     "open",
+    "preprocess",
 ]
 
 

@@ -229,7 +229,7 @@ def test_xmipps_denoising_stops_early_and_loses_the_grey_scale() -> None:
     assert 0.0 <= float(stopped.min()) <= float(stopped.max()) <= 1.0
     _, y, s = _tv_problem(image.double().numpy())
     low, high = float(image.min()), float(image.max())
-    full = (total_variation.minimise(image, 100).double() - low) / (high - low)
+    full = (total_variation.denoise(image, 100).double() - low) / (high - low)
 
     def energy(x: torch.Tensor) -> float:
         return total_variation.energy(x.double(), torch.from_numpy(y), 2.0 / s)
@@ -379,6 +379,17 @@ def test_xmipps_threshold_misses_many_outliers_and_fills_in_raster_order() -> No
         good[5, x] = True
     done = preprocess(few, PreprocessSettings(bad_pixels=5.0, xmipp_compatible=True))
     assert np.allclose(done.image.numpy(), wanted, rtol=1e-6)
+
+
+def test_medians_are_exact() -> None:
+    rng = np.random.default_rng(2)
+    for n in (1, 2, 5, 8192, 8193, 40001):
+        for values in (rng.normal(0, 3, n), rng.normal(500, 1, n), rng.poisson(3.0, n) - 3.0, -np.ones(n)):
+            x = values.astype(np.float32)
+            ordered = np.sort(x)
+            assert bad_pixels._middle(torch.from_numpy(x)) == ordered[(n - 1) // 2]
+            away = np.sort(np.abs(x - np.float32(0.7)))
+            assert bad_pixels._middle(torch.from_numpy(x), 0.7) == away[(n - 1) // 2]
 
 
 def test_counts_of_few_electrons_keep_their_electrons() -> None:

@@ -23,6 +23,8 @@ PUBLIC = [
     "MotionSettings",
     "Movie",
     "Optics",
+    "PreprocessSettings",
+    "Preprocessed",
     "RequestError",
     "RunReport",
     "Session",
@@ -36,6 +38,7 @@ PUBLIC = [
     "make_average",
     "new",
     "open",
+    "preprocess",
 ]
 
 

@@ -28,15 +28,65 @@ _MAD_TO_SIGMA = 1.4826022185056018  # of a normal distribution
 _MANY = 1e-3
 
 
-def _middle(scratch: torch.Tensor) -> float:
-    """The middle one of all values, the lower of two; `scratch` is left in another order."""
-    rank = (scratch.numel() - 1) // 2
-    if scratch.device.type == "cpu":
-        # numpy's selection is many times faster than torch's
-        values = scratch.numpy()
-        values.partition(rank)
-        return float(values[rank])
-    return float(scratch.kthvalue(rank + 1).values)
+def _middle(flat: torch.Tensor, centre: float | None = None) -> float:
+    """The middle one of all values, the lower of two; or that of their distances from a centre."""
+    rank = (flat.numel() - 1) // 2
+    if flat.device.type == "cpu":
+        return float(_selected(flat.numpy(), rank, np.float32(centre or 0.0), centre is not None))
+    values = flat if centre is None else (flat - centre).abs_()
+    return float(values.kthvalue(rank + 1).values)
+
+
+@numba.njit(nogil=True, cache=True)
+def _keys(
+    flat: NDArray[np.float32],
+    first: int,
+    count: int,
+    centre: np.float32,
+    distances: bool,
+    out: NDArray[np.uint32],
+) -> None:  # pragma: no cover - compiled
+    """Whole numbers in the order of the values: the bits of a float, mirrored where it is negative."""
+    values = out.view(np.float32)
+    for i in range(count):
+        value = flat[first + i]
+        values[i] = abs(value - centre) if distances else value
+    for i in range(count):
+        bits = out[i]
+        out[i] = bits ^ (np.uint32(0xFFFFFFFF) if bits >> np.uint32(31) else np.uint32(0x80000000))
+
+
+@numba.njit(nogil=True, cache=True)
+def _selected(
+    flat: NDArray[np.float32], rank: int, centre: np.float32, distances: bool
+) -> np.float32:  # pragma: no cover - compiled
+    """The value of a rank among all, found digit by digit: two passes over the image, and no copy of it."""
+    chunk = 8192
+    keys = np.empty(chunk, np.uint32)
+    upper = np.uint32(0)
+    left = rank
+    for digit in range(2):
+        counts = np.zeros(65536, np.int64)
+        for first in range(0, flat.size, chunk):
+            n = min(chunk, flat.size - first)
+            _keys(flat, first, n, centre, distances, keys)
+            if digit == 0:
+                for i in range(n):
+                    counts[keys[i] >> np.uint32(16)] += 1
+            else:
+                for i in range(n):
+                    if keys[i] >> np.uint32(16) == upper:
+                        counts[keys[i] & np.uint32(0xFFFF)] += 1
+        place = 0
+        while left >= counts[place]:
+            left -= counts[place]
+            place += 1
+        if digit == 0:
+            upper = np.uint32(place)
+        else:
+            key = (upper << np.uint32(16)) | np.uint32(place)
+            keys[0] = key ^ (np.uint32(0x80000000) if key >> np.uint32(31) else np.uint32(0xFFFFFFFF))
+    return np.float32(keys.view(np.float32)[0])
 
 
 def robust_spread(values: torch.Tensor) -> tuple[float, float]:
@@ -46,9 +96,8 @@ def robust_spread(values: torch.Tensor) -> tuple[float, float]:
     deviation says nothing, and the ordinary standard deviation stands in.
     """
     flat = values.reshape(-1)
-    scratch = flat.clone()
-    centre = _middle(scratch)
-    deviation = _middle(torch.sub(flat, centre, out=scratch).abs_())
+    centre = _middle(flat)
+    deviation = _middle(flat, centre)
     if deviation == 0.0:
         return centre, float(values.double().std(correction=0))
     return centre, deviation * _MAD_TO_SIGMA
@@ -168,8 +217,8 @@ def _median_around(
     if n == 0:
         return np.nan
     if n % 2:
-        return values[n // 2]
-    return 0.5 * (values[n // 2 - 1] + values[n // 2])
+        return float(values[n // 2])
+    return 0.5 * float(values[n // 2 - 1] + values[n // 2])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -202,7 +251,7 @@ def fill_plain(image: torch.Tensor, good: torch.Tensor, bad: torch.Tensor) -> No
     while len(bad):
         waiting = []
         results = []
-        for part in bad.split(1 << 20):
+        for part in torch.split(bad, 1 << 20):
             y, x = (part // nx)[:, None] + dy, (part % nx)[:, None] + dx
             inside = (y >= 0) & (y < ny) & (x >= 0) & (x < nx)
             y, x = y.clamp(0, ny - 1), x.clamp(0, nx - 1)

@@ -202,12 +202,10 @@ def preprocess(image: Any, settings: PreprocessSettings, pixel_size: float = 1.0
         work -= mean
         level += mean
     if settings.denoise is not None:
-        work = denoise(
-            _transformed(work, new_size, Filter()),
-            settings.denoise,
-            xmipp_compatible=settings.xmipp_compatible,
-        )
-        level = 0.0 if settings.xmipp_compatible else level  # its result lies between 0 and 1
+        work = _transformed(work, new_size, Filter())
+        rounds, like_xmipp = settings.denoise, settings.xmipp_compatible
+        work = denoise(work, rounds, xmipp_compatible=like_xmipp, overwrite=True)
+        level = 0.0 if like_xmipp else level  # its result lies between 0 and 1
     work = _transformed(work, new_size, wanted)
     level *= float(filter_gain(wanted, (1, 1)))
     if "normalize" in on:

@@ -55,14 +55,17 @@ class _Problem:
 
 
 def _problem(image: torch.Tensor) -> _Problem:
+    """The problem for an image, which is stretched in place."""
     low, high = (float(value) for value in torch.aminmax(image))
-    start = (image - low).div_(high - low)
+    start = image.sub_(low).div_(high - low)
     y = torch.sqrt(start * _Q + _KAPPA)
     s = 2.0 * math.sqrt(_Q + _KAPPA)
     return _Problem(start, y.mul_(2.0 / s), 2.0 / s, low, high - low)
 
 
-def denoise(image: torch.Tensor, rounds: int, *, xmipp_compatible: bool = False) -> torch.Tensor:
+def denoise(
+    image: torch.Tensor, rounds: int, *, xmipp_compatible: bool = False, overwrite: bool = False
+) -> torch.Tensor:
     """Denoise an image, keeping its grey values.
 
     Parameters
@@ -72,6 +75,8 @@ def denoise(image: torch.Tensor, rounds: int, *, xmipp_compatible: bool = False)
         50 reach the minimum.
     xmipp_compatible : bool
         Stop Xmipp's own method after as many rounds and leave the result between 0 and 1.
+    overwrite : bool
+        The image may be changed, which spares a copy.
 
     Returns
     -------
@@ -83,21 +88,21 @@ def denoise(image: torch.Tensor, rounds: int, *, xmipp_compatible: bool = False)
         return image.clone()
     if xmipp_compatible:
         return descend(image, rounds)
-    return minimise(image, rounds)
+    return minimise(image if overwrite else image.clone(), rounds)
 
 
 def minimise(image: torch.Tensor, rounds: int) -> torch.Tensor:
-    """The minimum of E in the grey values of the image."""
-    problem = _problem(image.float())
-    x, y = problem.start.contiguous(), problem.y.contiguous()
+    """The minimum of E in the grey values of the image, in its place."""
+    problem = _problem(image)
+    x, y = problem.start, problem.y
     middle, px, py = x.clone(), torch.zeros_like(x), torch.zeros_like(x)
     for n in range(rounds):
         # the last round keeps the projected image, not the over-relaxed one
         relaxation = _RELAXATION if n < rounds - 1 else 1.0
         if image.device.type == "cpu":
-            arrays = [t.numpy() for t in (x, middle, px, py, y)]
-            _image_step(*arrays, problem.a, relaxation)
-            _field_step(*arrays[1:4])
+            field = px.numpy(), py.numpy()
+            _image_step(x.numpy(), middle.numpy(), *field, y.numpy(), problem.a, relaxation)
+            _field_step(middle.numpy(), *field)
         else:
             image_step_plain(x, middle, px, py, y, problem.a, relaxation)
             field_step_plain(middle, px, py)
@@ -147,6 +152,7 @@ def _field_step(
     """p ← p + ρ (p̃ − p), with p̃ the field p + σ ∇middle cut to vectors no longer than μ."""
     ny, nx = middle.shape
     sigma, mu, rho = np.float32(1.0 / (8.0 * _TAU)), np.float32(MU), np.float32(_RELAXATION)
+    one = np.float32(1.0)
     for i in range(ny):
         below = i + 1 if i < ny - 1 else 0
         for j in range(nx):
@@ -154,7 +160,8 @@ def _field_step(
             right = middle[i, j + 1] if j < nx - 1 else middle[i, 0]
             gx = px[i, j] + sigma * (right - here)
             gy = py[i, j] + sigma * (middle[below, j] - here)
-            shrink = mu / max(mu, math.sqrt(gx * gx + gy * gy))
+            length = math.sqrt(gx * gx + gy * gy)
+            shrink = mu / length if length > mu else one
             px[i, j] += rho * (gx * shrink - px[i, j])
             py[i, j] += rho * (gy * shrink - py[i, j])
 
@@ -218,7 +225,7 @@ def descend(image: torch.Tensor, rounds: int) -> torch.Tensor:
 
     In double precision, as there: where the image is flat, |∇x| is rounded at 10⁻⁵.
     """
-    problem = _problem(image.double())
+    problem = _problem(image.double().clone())
     y, a = problem.y, problem.a
     x = y.clone()  # the transformed image itself, as a first guess on the scale of 0 to 1
     value, slope = energy(x, y, a), _gradient(x, y, a)
