@@ -29,8 +29,9 @@ def micrographs(
     from weft.session.tables import write_micrographs_star
 
     opened = open_session(session)
-    selection = opened.selection
-    records = [r for r in opened.store.read_all().values() if not selected or selection.verdict(r).selected]
+    found = opened.store.read_all()
+    verdicts = opened.selection.judge({name: record.metrics for name, record in found.items()})
+    records = [record for name, record in found.items() if not selected or verdicts[name].selected]
     output.parent.mkdir(parents=True, exist_ok=True)
     count = write_micrographs_star(output, records, opened.root, project)
     typer.echo(f"{count} micrographs: {output}")

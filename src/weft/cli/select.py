@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from weft.cli.options import JsonOption, SessionArgument
+
+if TYPE_CHECKING:
+    from weft.session.selection import FilterCount, Selection
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -31,12 +33,34 @@ def _range_options(command: Any) -> Any:
     ]
     for name, quantity in QUANTITIES.items():
         unit = f", {quantity.unit}" if quantity.unit else ""
-        option = typer.Option(None, f"--{name}", metavar="LOW:HIGH", help=f"{quantity.description}{unit}.")
+        flag = f"--{name.replace('_', '-')}"
+        option = typer.Option(None, flag, metavar="LOW:HIGH", help=f"{quantity.description}{unit}.")
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, kind, default=option, annotation=Optional[str]))  # noqa: UP045
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
+
+
+def _line(name: str, selection: Selection, count: FilterCount) -> str:
+    """What one range does, in words."""
+    from weft.session.selection import QUANTITIES
+
+    low, high = selection.ranges[name]
+    bounds = f"{'' if low is None else f'{low:g}'}:{'' if high is None else f'{high:g}'}"
+    unit = f" {QUANTITIES[name].unit}" if QUANTITIES[name].unit else ""
+    head = f"{name} {bounds}{unit}: "
+    if not count.passes and not count.rejects:
+        return head + (
+            "not measured in any item, so none is selected" if count.unmeasured else "nothing is measured yet"
+        )
+    parts = [f"{count.passes} {'passes' if count.passes == 1 else 'pass'}"]
+    if count.rejects:
+        parts.append(f"{count.rejects} {'lies' if count.rejects == 1 else 'lie'} outside")
+    if count.unmeasured:
+        parts.append(f"{count.unmeasured} not measured")
+    alone = f"; {count.only} left out by this alone" if count.only else ""
+    return head + ", ".join(parts) + alone
 
 
 @app.command()
@@ -53,6 +77,7 @@ def select(
     """Choose micrographs by their metrics or by hand; writes micrographs_selected.star.
 
     A range is LOW:HIGH, and either may be left out; ":" removes a range. What was chosen before stays.
+    Says for every range how many items lie within it, and how many it alone leaves out.
     """
     import json
 
@@ -64,21 +89,32 @@ def select(
     for name, text in ranges.items():
         selection = selection.with_range(name, *parse_range(text))
     for accept, names in ((True, include), (False, exclude), (None, undecide)):
-        for name in names or ():
-            selection = selection.decide(opened[name].name, accept)
-    verdicts = opened.select(selection)
+        selection = selection.decide_all([opened[name].name for name in names or ()], accept)
+    result = opened.select_with_counts(selection)
+    verdicts = result.verdicts
     chosen = [name for name, verdict in verdicts.items() if verdict.selected]
-    reasons = Counter(
-        reason.split(" ")[0] if "hand" not in reason else reason
-        for verdict in verdicts.values()
-        if not verdict.selected
-        for reason in verdict.reasons
-    )
     if as_json:
         left_out = {name: list(v.reasons) for name, v in verdicts.items() if not v.selected}
-        typer.echo(json.dumps({"selected": chosen, "left_out": left_out}, indent=1, ensure_ascii=False))
+        filters = {
+            name: {"range": list(selection.ranges[name]), **vars(count)}
+            for name, count in result.counts.items()
+        }
+        report = {"selected": chosen, "left_out": left_out, "filters": filters}
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
         return
-    for name, (low, high) in selection.ranges.items():
-        low_text, high_text = ("" if low is None else f"{low:g}"), ("" if high is None else f"{high:g}")
-        typer.echo(f"{name} {low_text}:{high_text} leaves out {reasons[name]}")
-    typer.echo(f"{len(chosen)} of {len(verdicts)} selected: {opened.root / 'micrographs_selected.star'}")
+    for name, count in result.counts.items():
+        typer.echo(_line(name, selection, count))
+    for word, found in (("included", selection.include), ("excluded", selection.exclude)):
+        if found:
+            typer.echo(f"{_items(len(found))} {word} by hand")
+    if not result.measured:
+        typer.echo(f"kept; nothing is measured yet, so nothing can be chosen: weft run {opened.root}")
+        return
+    waiting = len(verdicts) - result.measured
+    note = f" ({_items(waiting)} not measured)" if waiting else ""
+    path = opened.root / "micrographs_selected.star"
+    typer.echo(f"{len(chosen)} of {_items(result.measured)} selected{note}: {path}")
+
+
+def _items(count: int) -> str:
+    return f"{count} item{'' if count == 1 else 's'}"

@@ -84,7 +84,7 @@ def show(
     opened = open_session(session)
     movie = opened[item]
     record = movie.record
-    verdict = opened.selection.verdict(record) if record else None
+    verdict = opened.verdict(movie.name) if record else None
     states = step_states(record, opened.settings, opened.root) if record else {}
     if as_json:
         data: dict[str, Any] = record.to_dict() if record else {"item": movie.name, "steps": {}}

@@ -5,7 +5,7 @@ What comes out multiplies the raw frames; a zero is a defect (docs/conventions.m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,17 @@ from weft.formats.em import EmStack
 from weft.formats.tiff import TiffMovie
 from weft.formats.tiff_layout import is_tiff
 
-__all__ = ["Orientation", "best_orientation", "load_defects", "load_gain", "orientations"]
+__all__ = [
+    "Orientation",
+    "best_orientation",
+    "gain_residual",
+    "load_defects",
+    "load_gain",
+    "orientations",
+]
+
+#: Side of the part of a picture that `gain_residual` looks at: a million pixels are plenty.
+_PART = 1024
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,58 @@ def best_orientation(gain: NDArray[Any], raw_sum: NDArray[Any]) -> list[tuple[Or
     if not found:
         raise GainError(_wrong_size("the gain", "gain reference", gain.shape, raw.shape))
     return sorted(found, key=lambda item: -item[1])
+
+
+def gain_residual(
+    gain: NDArray[Any], frames: Sequence[NDArray[Any]], bad: NDArray[np.bool_] | None = None
+) -> tuple[float, float] | None:
+    """How much of the gain reference's own pattern is left in the summed, corrected frames.
+
+    Detail finer than about 5 pixels of the sum is fitted as a multiple of that of the gain. A reference that
+    belongs to the frames leaves nothing: neither the specimen nor counting knows about it. One that is
+    turned, or of another camera, prints itself into the frames: 1. One that should have divided doubles the
+    pattern that it was to remove: 2. No gain at all where one is needed would be -1.
+
+    Parameters
+    ----------
+    gain : (y, x) float32
+        Multiplier as it was used.
+    frames : sequence of (y, x)
+        Raw.
+    bad : (y, x) bool, optional
+        Pixels that do not count.
+
+    Returns
+    -------
+    (residual, standard error), or None
+        None where the gain has no detail.
+    """
+    ny, nx = gain.shape
+    top, left = max(0, (ny - _PART) // 2), max(0, (nx - _PART) // 2)
+    part = np.s_[top : top + _PART, left : left + _PART]
+    total = np.zeros(gain[part].shape, np.float32)
+    for frame in frames:
+        np.add(total, frame[part], out=total, casting="unsafe")
+    used = gain[part].astype(np.float32)
+    good = np.isfinite(used) & (used > 0)
+    if bad is not None:
+        good &= ~bad[part]
+    if good.sum() < 1000:
+        return None
+    # what does not count must not shine into its neighbours' local mean
+    total *= used
+    for image in (used, total):
+        image[~good] = image[good].mean()
+    x, y = (_detail(image)[good].astype(np.float64) for image in (used, total))
+    # a few wild pixels of the gain must not decide
+    typical = np.abs(x) < 6.0 * max(float(np.median(np.abs(x))) * 1.4826, 1e-6)
+    x, y = x[typical] - x[typical].mean(), y[typical] - y[typical].mean()
+    power = float(x @ x)
+    if x.size < 1000 or power / x.size < 1e-8:
+        return None
+    slope = float(x @ y) / power
+    rest = y - slope * x
+    return slope, float(np.sqrt(rest @ rest / x.size / power))
 
 
 def _detail(image: NDArray[np.float32]) -> NDArray[np.float32]:

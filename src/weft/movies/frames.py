@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from weft.errors import CorruptError, FormatError, GainError
+from weft.formats.gain import gain_residual
 from weft.movies.hot_pixels import find_outliers, good_neighbours
 from weft.movies.source import MovieInfo, SourceSettings, open_movie
 
@@ -159,6 +160,13 @@ class Frames:
         for frame in self._raw:
             np.add(total, frame, out=total, casting="unsafe")
         return total
+
+    def gain_residual(self) -> tuple[float, float] | None:
+        """How much of the gain's pattern is left, and its error: `weft.formats.gain.gain_residual`.
+
+        None without a gain reference.
+        """
+        return None if self._gain is None else gain_residual(self._gain, self._raw, self.bad)
 
     def _checked_sum(self) -> NDArray[Any]:
         total = _new_sum(self._raw)

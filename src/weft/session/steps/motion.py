@@ -84,11 +84,16 @@ class MotionStep(Step):
         metrics = {
             "pixel_size": average.pixel_size,
             "frames": len(frames),
+            "stored_frames": facts["stored_frames"],
+            "counts": round(float(frames.mean_counts.mean()), 5),
             "hot_pixels": frames.n_hot,
             "masked": 0.0 if frames.bad is None else round(float(frames.bad.mean()), 6),
             "contrast": contrast(average.average, average.pixel_size),
             **motion.metrics(),
         }
+        residual_of_gain = frames.gain_residual()
+        if residual_of_gain is not None:
+            metrics["gain_residual"], metrics["gain_residual_error"] = (round(v, 5) for v in residual_of_gain)
         details = {"model": motion.to_dict(), "movie": facts, "relion_model_residual": residual}
         return StepResult(metrics, outputs, details)
 
@@ -133,6 +138,7 @@ def read_movie(job: Job) -> tuple[Frames, dict[str, Any]]:
         "format": info.format,
         "shape": list(info.shape),
         "stored_frames": info.stored_frames,
+        "type": str(info.dtype),
         "hot_pixels": frames.hot_pixels[:_MOST_HOT].tolist(),
         "notes": notes,
     }
