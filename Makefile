@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint format bench docs clean
+.PHONY: help demo test test-all lint format bench docs page clean
 
 help:
 	@echo "make demo      install into .venv, simulate a small session, process it, compare with the truth"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint      ruff and mypy only"
 	@echo "make bench     Weft beside RELION on the same movies"
 	@echo "make docs      write the reference pages again"
+	@echo "make page      build the web page again after a change of its sources (installing does it too)"
 	@echo "make clean     remove .venv and the demonstration"
 
 $(BIN)/python:
@@ -57,6 +58,9 @@ test-all: lint
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/motion.py
 	$(BIN)/python benchmarks/ctf.py
+
+page: $(VENV)/.installed
+	$(BIN)/python hatch_build.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_reference.py

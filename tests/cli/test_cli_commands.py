@@ -217,13 +217,13 @@ def test_select_writes_what_it_chose(run_weft: Any, motion_done: Session) -> Non
     star = motion_done.root / "micrographs_selected.star"
     code, out, _ = run_weft("select", motion_done.root, "--exclude", "movie_001")
     assert code == 0
-    assert "2 of 3 selected" in out
+    assert "2 of 3 items selected" in out
     assert len(read_star(star)["micrographs"]) == 2
     _, out, _ = run_weft("select", motion_done.root, "--motion", "1e6:", "--json")
     assert json.loads(out)["selected"] == []
     _, out, _ = run_weft("select", motion_done.root, "--include", "movie_002")
-    assert "motion 1e+06: leaves out 1" in out
-    assert "1 of 3 selected" in out
+    assert "motion 1e+06: Å: 0 pass, 3 lie outside; 1 left out by this alone" in out
+    assert "1 of 3 items selected" in out
     run_weft("select", motion_done.root, "--reset")
     assert len(read_star(star)["micrographs"]) == 3
     assert motion_done.run(workers=0, threads=1).excluded == []

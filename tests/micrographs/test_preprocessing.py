@@ -381,6 +381,21 @@ def test_xmipps_threshold_misses_many_outliers_and_fills_in_raster_order() -> No
     assert np.allclose(done.image.numpy(), wanted, rtol=1e-6)
 
 
+def test_no_result_depends_on_the_number_of_threads() -> None:
+    image = noise((700, 701))
+    given = {key: value for name in OPERATIONS for key, value in REFERENCES[name][1].items()}
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(preprocess(image, PreprocessSettings(**given)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0].image, results[1].image)
+    assert results[0].facts == results[1].facts
+
+
 def test_medians_are_exact() -> None:
     rng = np.random.default_rng(2)
     for n in (1, 2, 5, 8192, 8193, 40001):

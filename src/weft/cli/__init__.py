@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("weft.cli.show", "Everything that is known about one item."),
     "settings": ("weft.cli.settings", "Read or change the settings of a session."),
     "select": ("weft.cli.select", "Choose micrographs by their metrics or by hand."),
+    "preprocess": ("weft.cli.preprocess", "Prepare micrographs: crop, downsample, filter, normalise ..."),
+    "report": ("weft.cli.report", "One HTML file about a session: figures, filters, pictures, settings."),
     "export": ("weft.cli.export", "Write results for other programs."),
     "reindex": ("weft.cli.reindex", "Make the tables and the index again from the records."),
     "simulate": ("weft.cli.simulate", "Make movies with known truth."),

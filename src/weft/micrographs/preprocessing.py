@@ -25,7 +25,7 @@ import torch
 from pydantic import model_validator
 
 from weft.errors import ItemError
-from weft.micrographs.bad_pixels import fill, fill_in_raster_order, outliers
+from weft.micrographs.bad_pixels import fill, fill_in_raster_order, moments, outliers
 from weft.micrographs.filters import Filter, apply_filter, filter_gain
 from weft.micrographs.total_variation import denoise
 from weft.physics import fourier
@@ -198,7 +198,7 @@ def preprocess(image: Any, settings: PreprocessSettings, pixel_size: float = 1.0
     new_pixel = (scale_y * pixel_size, scale_x * pixel_size)
     wanted = _filter(settings, (new_pixel[0] * new_pixel[1]) ** 0.5)
     if new_size != (ny, nx) or wanted or "normalize" in on:
-        mean = float(work.mean())
+        mean = moments(work)[0]
         work -= mean
         level += mean
     if settings.denoise is not None:
@@ -209,11 +209,11 @@ def preprocess(image: Any, settings: PreprocessSettings, pixel_size: float = 1.0
     work = _transformed(work, new_size, wanted)
     level *= float(filter_gain(wanted, (1, 1)))
     if "normalize" in on:
-        variance, mean_ = torch.var_mean(work, correction=0)
-        facts["mean"], facts["std"] = float(mean_) + level, float(variance) ** 0.5
+        mean, facts["std"] = moments(work)
+        facts["mean"] = mean + level
         if not facts["std"] > 0.0:
             raise ItemError("all pixels have the same value; there is nothing to normalise")
-        work.sub_(mean_).div_(facts["std"])
+        work.sub_(mean).div_(facts["std"])
     elif level:
         work += level
     return Preprocessed(work, new_pixel, factor, crop, facts)
@@ -234,7 +234,7 @@ def _logarithm(work: torch.Tensor, settings: PreprocessSettings) -> tuple[float,
     work += settings.log_c
     flat = work.view(-1)
     bad = torch.empty(0, dtype=torch.int64, device=work.device)
-    low, middle = float(flat.min()), float(flat.mean())
+    low, middle = float(flat.min()), moments(flat)[0]
     if not low > 0.0:  # also where there are NaNs
         usable = flat > 0.0
         bad = torch.nonzero(~usable).reshape(-1)
@@ -243,7 +243,7 @@ def _logarithm(work: torch.Tensor, settings: PreprocessSettings) -> tuple[float,
                 f"{100 * len(bad) / len(flat):.0f} % of the pixels have no logarithm: they are not above "
                 f"-log_c = {-settings.log_c:g}; set log_c above {settings.log_c - low:.6g}"
             )
-        middle = float(flat[usable].mean())
+        middle = moments(flat[usable])[0]
         flat[bad] = torch.nan
     work /= middle
     if work.device.type == "cpu":

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from weft.errors import SettingsError
 from weft.formats.atomic import atomic_write
 from weft.session.fields import explain, parse_value
-from weft.session.input import EngineSettings, InputSettings
+from weft.session.input import EngineSettings, InputSettings, LiveSettings
 from weft.session.toml_file import edit_key, render
 from weft.settings import Settings
 
@@ -26,13 +26,18 @@ S = TypeVar("S", bound=Settings)
 
 
 def sections() -> Mapping[str, type[Settings]]:
-    """The model of every section: [input], those that the steps read, [engine]."""
+    """The model of every section: [input], those that the steps read, and those that no result depends on."""
+    from weft.session.advice import AdviceSettings
+    from weft.session.alerts import AlertSettings
     from weft.session.steps import all_steps
 
     models: dict[str, type[Settings]] = {"input": InputSettings}
     for step in all_steps().values():
         models.update(step.sections)
     models["engine"] = EngineSettings
+    models["live"] = LiveSettings
+    models["alerts"] = AlertSettings
+    models["advice"] = AdviceSettings
     return models
 
 
@@ -70,10 +75,23 @@ class SessionSettings:
         ------
         SettingsError
         """
-        section, name, value = _parse(key, text)
-        values = self.values[section]
-        changed = _validate(type(values), section, values.model_dump() | {name: value}, "--set")
-        return replace(self, values=MappingProxyType({**self.values, section: changed}))
+        return self.with_values({key: text})
+
+    def with_values(self, changes: Mapping[str, str]) -> SessionSettings:
+        """These settings with several values set from text; what they say together is checked, not each.
+
+        Raises
+        ------
+        SettingsError
+        """
+        given: dict[str, dict[str, Any]] = {}
+        for key, text in changes.items():
+            section, name, value = _parse(key, text)
+            given.setdefault(section, self.values[section].model_dump())[name] = value
+        checked = {
+            name: _validate(type(self.values[name]), name, table, "--set") for name, table in given.items()
+        }
+        return replace(self, values=MappingProxyType({**self.values, **checked}))
 
 
 def from_plain(plain: Mapping[str, Mapping[str, Any]], where: str = FILE_NAME) -> SessionSettings:
@@ -147,19 +165,20 @@ def write_new(root: Path, settings: SessionSettings) -> None:
         handle.write(render(settings.values).encode())
 
 
-def edit_file(root: Path, key: str, text: str) -> SessionSettings:
-    """Set one ``section.key`` in weft.toml, keeping everything else; the new settings.
+def edit_file(root: Path, changes: Mapping[str, str]) -> SessionSettings:
+    """Set ``section.key`` → value as text in weft.toml, keeping everything else; the new settings.
 
     Raises
     ------
     SettingsError
-        The file is left as it was.
+        If any of the changes is wrong; the file is then left as it was.
     """
-    settings = load(root).with_value(key, text)
-    section, name = key.split(".", 1)
+    settings = load(root).with_values(changes)
     path = root / FILE_NAME
-    stored = settings.values[section].model_dump(mode="json")[name]
-    edited = edit_key(path.read_text(encoding="utf-8"), section, name, stored)
+    text = path.read_text(encoding="utf-8")
+    for key in changes:
+        section, name = key.split(".", 1)
+        text = edit_key(text, section, name, settings.values[section].model_dump(mode="json")[name])
     with atomic_write(path) as handle:
-        handle.write(edited.encode())
+        handle.write(text.encode())
     return settings

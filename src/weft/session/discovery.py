@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from weft.session.input import InputSettings
 
-__all__ = ["MOVIE_SUFFIXES", "OUTPUT_FOLDERS", "find_movies", "item_name", "name_items", "natural_key"]
+__all__ = ["MOVIE_SUFFIXES", "OUTPUT_FOLDERS", "expand", "find_movies", "item_name", "name_items", "natural_key"]
 
 #: What a folder that is given instead of a pattern is searched for.
 MOVIE_SUFFIXES = (".tif", ".tiff", ".mrc", ".mrcs", ".eer", ".em")
@@ -21,6 +22,7 @@ OUTPUT_FOLDERS = (
     "powerspectrum",
     "thumbnails",
     "deconv",
+    "preprocessed",
     "mask",
     "picks",
     "tiltstack",
@@ -42,7 +44,8 @@ def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts if part)
 
 
-def _expand(pattern: str, root: Path, recursive: bool) -> Iterable[Path]:
+def expand(pattern: str, root: Path, recursive: bool) -> Iterable[Path]:
+    """The files that a pattern, a folder or a plain path stands for, in no order."""
     path = Path(pattern).expanduser()
     if not path.is_absolute():
         path = root / path
@@ -67,11 +70,24 @@ def find_movies(settings: InputSettings, root: Path) -> list[Path]:
     }
     own = {(root / folder).resolve() for folder in OUTPUT_FOLDERS}
     found: dict[Path, None] = {}
+    # of thousands of files in one folder, the folder is looked at once
+    folders: dict[str, bool] = {}
+    names = {path.name for path in others}
+
+    def ours(path: Path) -> bool:
+        real = path.resolve()
+        return real in others or not own.isdisjoint((real, *real.parents))
+
     for pattern in settings.frames:
-        for path in _expand(pattern, root, settings.recursive):
-            real = path.resolve()
-            if path.is_file() and real not in others and own.isdisjoint(real.parents):
-                found.setdefault(Path(path).absolute())
+        for path in expand(pattern, root, settings.recursive):
+            folder = os.path.dirname(path)
+            if folder not in folders:
+                folders[folder] = ours(Path(folder, "."))
+            if folders[folder] or not path.is_file():
+                continue
+            if (path.name in names or path.is_symlink()) and ours(path):
+                continue
+            found.setdefault(path.absolute())
     return sorted(found, key=lambda path: natural_key(str(path)))
 
 

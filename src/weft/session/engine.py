@@ -1,33 +1,37 @@
-"""Spreading tasks over worker processes with dask.distributed.
+"""Spreading tasks over worker processes with dask.distributed: one loop, for batch runs and live ones.
 
-The manager keeps one task a worker in flight and hands out the next when one comes back, so that a
+The manager keeps one task a worker in flight and asks for the next when one comes back, so that a
 dying worker points at one item only, new settings take effect with the next item, and whoever runs the
-engine decides the order. A lost worker is restarted and its item tried again; an item that has killed
+engine decides the order. A lost worker is replaced and its item tried again; an item that has killed
 as many workers as the settings allow is quarantined and the others go on.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import sys
-import types
-from collections import Counter
+import queue
+import threading
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from weft.errors import SessionError
+from weft.session.cluster import connect
 from weft.session.input import EngineSettings
 from weft.session.work import Outcome, Task, work
 
-__all__ = ["Crew", "crew_size", "run_tasks"]
+__all__ = ["Crew", "Source", "WorkerView", "crew_size", "run_tasks"]
 
 #: Memory that a worker may need; decides how many workers `auto` starts.
 _MEMORY_PER_WORKER = 4 << 30
+#: Seconds between two questions to a source that has nothing, and to the scheduler about its workers.
+_IDLE = 0.2
+_WORKERS_EVERY = 1.0
+#: Seconds for which a finished worker's few words are waited for at a time.
+_GATHERING = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,42 @@ class Crew:
 
     workers: int
     threads: int
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """What a worker does now: the item, empty when it waits, and for how long (s)."""
+
+    name: str
+    item: str = ""
+    seconds: float = 0.0
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where tasks come from, one by one, in the order in which they are to be done."""
+
+    def next(self) -> Task | None:
+        """The next task; None when there is none now."""
+
+    def ended(self) -> bool:
+        """Whether none will come any more."""
+
+
+class _Listed:
+    """A source of tasks that are known from the beginning, or made as they are asked for."""
+
+    def __init__(self, tasks: Iterator[Task]) -> None:
+        self._tasks = tasks
+        self._ended = False
+
+    def next(self) -> Task | None:
+        task = next(self._tasks, None)
+        self._ended = task is None
+        return task
+
+    def ended(self) -> bool:
+        return self._ended
 
 
 def available_cores() -> int:
@@ -64,23 +104,8 @@ def crew_size(settings: EngineSettings, tasks: int, gpus: int = 0) -> Crew:
     return Crew(workers, threads or max(1, cores // workers))
 
 
-@contextmanager
-def _nameless_main() -> Iterator[None]:
-    """Hide the caller's script from the workers.
-
-    A spawned process imports its parent's main script again, which runs all of a script that has no
-    ``if __name__ == "__main__"``. Workers need nothing of it.
-    """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
-
-
 def run_tasks(
-    tasks: Iterable[Task],
+    tasks: Iterable[Task] | Source,
     crew: Crew,
     settings: EngineSettings,
     root: Path,
@@ -88,12 +113,18 @@ def run_tasks(
     on_killer: Callable[[Task, int], Outcome],
     on_note: Callable[[str], None] = lambda text: None,
     work: Callable[[Task], Outcome] = work,
+    *,
+    scheduler: str | None = None,
+    on_error: Callable[[Task, BaseException], Outcome] | None = None,
+    on_workers: Callable[[list[WorkerView]], None] | None = None,
+    abandon: threading.Event | None = None,
+    warm_up: Callable[[], None] | None = None,
 ) -> None:
     """Do all tasks; the callbacks run in the calling thread, in the order in which things end.
 
     Parameters
     ----------
-    tasks : iterable of Task
+    tasks : iterable of Task, or Source
         Read one by one, when a worker is free.
     on_outcome : callable
         Gets every outcome.
@@ -103,155 +134,186 @@ def run_tasks(
         Gets a sentence about something that people should know, such as a lost worker.
     work : callable
         What a worker does with a task.
+    scheduler : str, optional
+        Address, or scheduler file, of a dask cluster whose workers come and go; `crew` is then only
+        asked for the threads of a task.
+    on_error : callable, optional
+        Gets a task whose work itself broke down (a full disk, a folder that the worker cannot see), and
+        the error; returns the outcome to report. Without it the error ends the run.
+    on_workers : callable, optional
+        Told about once a second what the workers do.
+    abandon : threading.Event, optional
+        Once it is set, what is being worked on is let go of.
+    warm_up : callable, optional
+        Called in every worker before there is work, so that the first task does not wait for imports.
+
+    Raises
+    ------
+    SessionError
+        When the scheduler does not answer, or is lost.
     """
-    if crew.workers == 0:
-        for task in tasks:
-            on_outcome(work(task))
+    source = tasks if isinstance(tasks, Source) else _Listed(iter(tasks))
+    abandon = abandon or threading.Event()
+    calls = _Calls(on_outcome, on_killer, on_note, on_error, on_workers, work)
+    if crew.workers == 0 and scheduler is None:
+        _work_here(source, calls, abandon)
         return
-
-    import dask
-    import distributed
-
-    dd: Any = distributed  # it has no types
-    configuration = {
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.scheduler.worker-ttl": f"{settings.worker_timeout:g}s",
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.admin.system-monitor.gil.enabled": False,
-        # dask's own threshold makes the allocator give every large array back and fetch it again
-        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": None},
-    }
-    with (
-        dask.config.set(configuration),
-        _worker_environment(crew.threads),
-        _nameless_main(),
-        _log_to(root / "logs" / "engine.log"),
-        ExitStack() as stack,
-    ):
-        # threads and processes that start here leave Ctrl-C to the manager, which then stops them
-        with _interrupts_held_back():
-            cluster = dd.LocalCluster(
-                n_workers=crew.workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=0,
-                dashboard_address="127.0.0.1:0",  # any free port, for this machine alone
-                silence_logs=logging.CRITICAL,  # of the workers, whose words would go to the terminal
-                host="127.0.0.1",
-            )
-            stack.callback(cluster.close, timeout=10)
-        client = stack.enter_context(dd.Client(cluster))
-        _feed(client, iter(tasks), crew, settings, on_outcome, on_killer, on_note, work)
+    with connect(crew.workers, crew.threads, settings, root, scheduler) as client:
+        slots = crew.workers if scheduler is None else 0
+        if warm_up is not None:
+            addresses = list(client.scheduler_info()["workers"])
+            # let go of in the end: nobody waits for them
+            warm = [client.submit(warm_up, workers=[a], pure=False, retries=0) for a in addresses]
+            warm.clear()
+        _Feeder(client, source, calls, settings.attempts, slots).run(abandon)
 
 
-@contextmanager
-def _worker_environment(threads: int) -> Iterator[None]:
-    """What numpy and torch read when a worker imports them; this process's own is restored."""
-    before = dict(os.environ)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    os.environ.update({name: str(threads) for name in names})
-    # threads that spin while they wait halve the speed of a machine that others use, too
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        yield
-    finally:
-        # distributed leaves marks of its own, too
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
+@dataclass(frozen=True)
+class _Calls:
+    """Whom to tell."""
+
+    outcome: Callable[[Outcome], None]
+    killer: Callable[[Task, int], Outcome]
+    note: Callable[[str], None]
+    error: Callable[[Task, BaseException], Outcome] | None
+    workers: Callable[[list[WorkerView]], None] | None
+    work: Callable[[Task], Outcome]
+
+    def broken(self, task: Task, error: BaseException) -> None:
+        """The work on a task broke down."""
+        if self.error is None:
+            raise error
+        self.outcome(self.error(task, error))
 
 
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C waits until the end; what is started in between never gets it: masks are inherited."""
-    resource_tracker.ensure_running()  # which would unblock it again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _feed(
-    client: Any,
-    tasks: Iterator[Task],
-    crew: Crew,
-    settings: EngineSettings,
-    on_outcome: Callable[[Outcome], None],
-    on_killer: Callable[[Task, int], Outcome],
-    on_note: Callable[[str], None],
-    work: Callable[[Task], Outcome],
-) -> None:
-    import distributed
-    from distributed.scheduler import KilledWorker
-
-    dd: Any = distributed  # it has no types
-    queue = dd.as_completed()
-    in_work: dict[Any, Task] = {}
-    deaths: Counter[str] = Counter()
-
-    def submit(task: Task) -> None:
-        # pure=False: the same task again is a new task
-        future = client.submit(work, task, pure=False, retries=0)
-        in_work[future] = task
-        queue.add(future)
-
-    for _, task in zip(range(crew.workers), tasks):  # the range first, so that no task is lost
-        submit(task)
-    while in_work:
-        future = next(queue)
-        task = in_work.pop(future)
-        again = None
-        if future.status == "error":
-            error = future.exception()
-            if not isinstance(error, KilledWorker):
-                raise error
-            deaths[task.item] += 1
-            count = deaths[task.item]
-            if count < settings.attempts:
-                on_note(f"{task.item}: its worker process died, trying again")
-                again = task
-            else:
-                on_outcome(on_killer(task, count))
-        elif future.status == "finished":
-            on_outcome(future.result())
+def _work_here(source: Source, calls: _Calls, abandon: threading.Event) -> None:
+    """Everything in the calling process: for debugging."""
+    while not abandon.is_set():
+        task = source.next()
+        if task is None:
+            if source.ended():
+                return
+            abandon.wait(_IDLE)
+            continue
+        if calls.workers is not None:
+            calls.workers([WorkerView("0", task.item)])
+        try:
+            outcome = calls.work(task)
+        except Exception as error:
+            calls.broken(task, error)
         else:
-            again = task  # lost with its worker before it began
+            calls.outcome(outcome)
+        if calls.workers is not None:
+            calls.workers([WorkerView("0")])
+
+
+class _Feeder:
+    """Keeps the workers of a cluster busy.
+
+    Parameters
+    ----------
+    attempts : int
+        How many workers an item may kill.
+    slots : int
+        Tasks in flight; 0 for one a worker that the scheduler has at the moment.
+    """
+
+    def __init__(self, client: Any, source: Source, calls: _Calls, attempts: int, slots: int) -> None:
+        self.client, self.source, self.calls = client, source, calls
+        self.attempts, self.slots = attempts, slots
+        self._elastic = slots == 0
+        self._done: queue.Queue[Any] = queue.Queue()
+        self._in_work: dict[Any, tuple[Task, float]] = {}
+        self._again: deque[Task] = deque()
+        self._deaths: Counter[str] = Counter()
+        self._look_next = 0.0
+
+    def run(self, abandon: threading.Event) -> None:
+        """Until the source has ended and everything is done."""
+        while not abandon.is_set():
+            self._look_at_workers()
+            full = self._submit()
+            if not self._in_work and not self._again and self.source.ended():
+                return
+            try:
+                future = self._done.get(timeout=_WORKERS_EVERY if full else _IDLE)
+            except queue.Empty:
+                continue
+            self._settle(future)
+        self.client.cancel(list(self._in_work), force=True)
+
+    def _submit(self) -> bool:
+        """Hand out tasks; whether all workers have one."""
+        while len(self._in_work) < self.slots:
+            task = self._again.popleft() if self._again else self.source.next()
+            if task is None:
+                return False
+            # pure=False: the same task again is a new task
+            future = self.client.submit(self.calls.work, task, pure=False, retries=0)
+            self._in_work[future] = task, time.monotonic()
+            future.add_done_callback(self._done.put)
+        return True
+
+    def _settle(self, future: Any) -> None:
+        from distributed.scheduler import KilledWorker
+
+        if future not in self._in_work:
+            return
+        task, _ = self._in_work[future]
+        outcome = error = None
+        if future.status == "finished":
+            try:
+                outcome = future.result(timeout=_GATHERING)
+            except TimeoutError:
+                # its worker is silent: it speaks again, or is given up and the task is done anew
+                self._done.put(future)
+                return
+            except Exception:
+                outcome = None  # cancelled, or lost with its worker
+        elif future.status == "error":
+            error = future.exception()
+        del self._in_work[future]
         future.release()
-        following = again if again is not None else next(tasks, None)
-        if following is not None:
-            submit(following)
+        if outcome is not None:
+            self._deaths.pop(task.item, None)
+            self.calls.outcome(outcome)
+        elif error is None:
+            self._again.append(task)  # lost with its worker, or with the connection
+        elif isinstance(error, KilledWorker):
+            self._deaths[task.item] += error.allowed_failures + 1
+            count = self._deaths[task.item]
+            if count < self.attempts:
+                self.calls.note(f"{task.item}: its worker process died, trying again")
+                self._again.append(task)
+            else:
+                del self._deaths[task.item]
+                self.calls.outcome(self.calls.killer(task, count))
+        else:
+            self.calls.broken(task, error)
 
-
-class _FileLog(logging.Handler):
-    """Appends to a file; no StreamHandler, because distributed silences those."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(self.format(record) + "\n")
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send what distributed has to say to a file instead of the terminal."""
-    path.parent.mkdir(exist_ok=True)
-    handler = _FileLog(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado")]
-    before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, handlers, propagate, level in before:
-            logger.handlers[:] = handlers
-            logger.propagate = propagate
-            logger.setLevel(level)
-        handler.close()
+    def _look_at_workers(self) -> None:
+        """How many workers there are and what they do, about once a second."""
+        now = time.monotonic()
+        if now < self._look_next:
+            return
+        self._look_next = now + _WORKERS_EVERY
+        if self.client.status in ("closed", "closing"):
+            raise SessionError("the connection to the dask scheduler is lost; is it still running?")
+        if not self._elastic and self.calls.workers is None:
+            return
+        try:
+            found = self.client.scheduler_info()["workers"]
+            busy = self.client.processing() if self.calls.workers is not None else {}
+        except (OSError, KeyError, TypeError, TimeoutError):
+            return  # connecting again
+        if self._elastic:
+            self.slots = len(found)
+        if self.calls.workers is not None:
+            tasks = {future.key: entry for future, entry in self._in_work.items()}
+            views = []
+            for address, facts in found.items():
+                name = str(facts.get("name", address))
+                keys = [key for key in busy.get(address, ()) if key in tasks]
+                task, begin = tasks[keys[0]] if keys else (None, now)
+                views.append(WorkerView(name, task.item if task else "", now - begin))
+            self.calls.workers(sorted(views, key=lambda view: (len(view.name), view.name)))

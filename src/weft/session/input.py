@@ -1,4 +1,4 @@
-"""The sections of weft.toml that belong to the session itself: [input] and [engine]."""
+"""The sections of weft.toml that belong to the session itself: [input], [engine] and [live]."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weft.movies.source import SourceSettings
 from weft.physics.optics import Optics
 from weft.settings import Settings, setting
 
-__all__ = ["EngineSettings", "InputSettings"]
+__all__ = ["EngineSettings", "InputSettings", "LiveSettings"]
 
 
 class _ExposureSettings(Settings):
@@ -70,4 +70,26 @@ class EngineSettings(Settings):
     )
     worker_timeout: float = setting(
         300.0, "A worker that has not been heard of for so long is given up.", unit="s", gt=0
+    )
+
+
+class LiveSettings(Settings):
+    """How `weft live` takes in files and watches the disk; no result depends on it."""
+
+    poll_interval: float = setting(2.0, "Time between two looks for new files.", unit="s", gt=0)
+    settle: float = setting(
+        2.0, "For so long a file's size and time must stand still before it is taken.", unit="s", ge=0
+    )
+    give_up: float = setting(
+        60.0,
+        "A file that stands still but is not complete is taken after so long, and fails with its own error.",
+        unit="s",
+        ge=0,
+    )
+    newest_first: bool = setting(True, "Process the newest movies first, then the backlog.")
+    keep_free: float = setting(
+        5.0,
+        "With less free space than this on the session's disk, work pauses until there is more.",
+        unit="GB",
+        ge=0,
     )

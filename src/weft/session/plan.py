@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from weft.session.config import SessionSettings
-from weft.session.records import FileIdentity, Record
-from weft.session.step import expected_fingerprint
+from weft.session.records import FileIdentity, Record, fingerprint
+from weft.session.step import fingerprint_basis
 from weft.session.steps import all_steps
 
-__all__ = ["State", "StepState", "expected_fingerprints", "item_state", "step_states", "steps_to_run"]
+__all__ = [
+    "Expectations",
+    "State",
+    "StepState",
+    "expected_fingerprints",
+    "item_state",
+    "states_under",
+    "step_states",
+    "steps_to_run",
+]
 
 State = Literal["done", "failed", "stale", "new"]
 
@@ -35,29 +44,87 @@ class StepState:
     again: bool = False
 
 
+class Expectations:
+    """What the settings ask of every item: made once, asked for thousands.
+
+    Parameters
+    ----------
+    settings : SessionSettings
+    root : Path
+        The session.
+
+    Attributes
+    ----------
+    bases : dict
+        Step that the settings ask for → what its fingerprint has in common for all items.
+    reads : dict
+        Step → the settings that it reads.
+    """
+
+    def __init__(self, settings: SessionSettings, root: Path) -> None:
+        self.settings = settings
+        self.root = root
+        wanted = {name: step for name, step in all_steps().items() if step.wanted(settings)}
+        self.bases = {name: fingerprint_basis(step, settings, root) for name, step in wanted.items()}
+        self.reads = {name: step.reads(settings) for name, step in wanted.items()}
+
+    def fingerprints(self, kind: str, content: str) -> dict[str, str]:
+        """The fingerprint that each step of an item would have if it ran now.
+
+        Parameters
+        ----------
+        kind : str
+            Of the item.
+        content : str
+            Hash of its input.
+        """
+        out: dict[str, str] = {}
+        for name, basis in self.bases.items():
+            step = all_steps()[name]
+            if kind in step.kinds:
+                after = {before: out[before] for before in step.after}
+                out[name] = fingerprint({**basis, "source": content, "after": after})
+        return out
+
+
 def expected_fingerprints(
     kind: str, source: FileIdentity, settings: SessionSettings, root: Path
 ) -> dict[str, str]:
-    """The fingerprint that each step of an item would have if it ran now."""
-    out: dict[str, str] = {}
-    for name, step in all_steps().items():
-        if kind in step.kinds and step.wanted(settings):
-            out[name] = expected_fingerprint(step, settings, root, source, out)
-    return out
+    """The fingerprint that each step of one item would have if it ran now."""
+    return Expectations(settings, root).fingerprints(kind, source.content)
 
 
 def step_states(
     record: Record, settings: SessionSettings, root: Path, source: FileIdentity | None = None
 ) -> dict[str, StepState]:
-    """How every step of an item stands.
+    """How every step of one item stands.
 
     Parameters
     ----------
     source : FileIdentity, optional
         The input as it is now; looked at when not given.
     """
-    source = source or record.input.refreshed()
-    expected = expected_fingerprints(record.kind, source, settings, root)
+    return states_under(Expectations(settings, root), record, source or record.input.refreshed())
+
+
+def states_under(
+    expectations: Expectations,
+    record: Record,
+    source: FileIdentity,
+    exists: Callable[[str], bool] | None = None,
+) -> dict[str, StepState]:
+    """How every step of one of many items stands.
+
+    Parameters
+    ----------
+    source : FileIdentity
+        The input as it is now.
+    exists : callable, optional
+        Whether an output is there, by its path in the session; each is looked for when not given.
+    """
+    root = expectations.root
+    there = exists or (lambda path: (root / path).exists())
+    expected = expectations.fingerprints(record.kind, source.content)
     out: dict[str, StepState] = {}
     for name, wanted in expected.items():
         step = all_steps()[name]
@@ -70,7 +137,7 @@ def step_states(
                 reason = "the input file has changed"
             elif before:
                 reason = f"{', '.join(before)} must run first"
-            elif changed := _changed(done.settings, step.reads(settings)):
+            elif changed := _changed(done.settings, expectations.reads[name]):
                 reason = f"changed: {', '.join(changed)}"
             else:
                 reason = "an input file or an earlier step has changed"
@@ -79,7 +146,7 @@ def step_states(
             error = done.error
             fault = error is not None and error.item_fault
             out[name] = StepState("failed", error.message if error else "", again=not fault)
-        elif missing := [path for path in done.outputs.values() if not (root / path).exists()]:
+        elif missing := [path for path in done.outputs.values() if not there(path)]:
             out[name] = StepState("stale", f"{missing[0]} is missing", again=True)
         elif any(out[n].state != "done" for n in step.after):
             out[name] = StepState("stale", f"{', '.join(step.after)} must run first", again=True)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,16 @@ from typing import Any, Literal
 from weft.errors import SessionError, WeftError
 from weft.formats.atomic import atomic_write
 
-__all__ = ["FileIdentity", "Record", "RecordStore", "StepError", "StepRecord", "fingerprint"]
+__all__ = [
+    "FileIdentity",
+    "Record",
+    "RecordStore",
+    "StepError",
+    "StepRecord",
+    "Summary",
+    "fingerprint",
+    "stamp_of",
+]
 
 _VERSION = 1
 _SAMPLE = 1 << 20
@@ -185,6 +195,22 @@ class Record:
                 out.update(step.results.get("metrics", {}))
         return out
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The files of all steps that are done: name → path relative to the session."""
+        out: dict[str, str] = {}
+        for step in self.steps.values():
+            out.update(step.outputs if step.status == "done" else {})
+        return out
+
+    def summary(self) -> Record:
+        """The record without what is long: of the results the metrics only."""
+        steps = {
+            name: replace(step, results={k: v for k, v in step.results.items() if k == "metrics"})
+            for name, step in self.steps.items()
+        }
+        return replace(self, steps=steps)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
@@ -205,6 +231,30 @@ class Record:
         return cls(data["item"], data["kind"], FileIdentity(**data["input"]), steps, data["timings"])
 
 
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is kept in memory of each of thousands of records.
+
+    Attributes
+    ----------
+    record : Record
+        Without what is long (:meth:`Record.summary`).
+    size : int
+        Of the record's file, bytes.
+    mtime_ns : int
+        When the record was written.
+    """
+
+    record: Record
+    size: int
+    mtime_ns: int
+
+
+def stamp_of(facts: os.stat_result) -> tuple[int, int]:
+    """Size and time of a record's file: another record has another stamp."""
+    return facts.st_size, facts.st_mtime_ns
+
+
 class RecordStore:
     """The folder of records."""
 
@@ -219,6 +269,16 @@ class RecordStore:
         """Items that have a record, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json") if not path.name.startswith("."))
 
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Item → size and time of its record, of all that there are."""
+        out = {}
+        with suppress(FileNotFoundError), os.scandir(self.folder) as found:
+            for entry in found:
+                if entry.name.endswith(".json") and not entry.name.startswith("."):
+                    with suppress(FileNotFoundError):  # just replaced
+                        out[entry.name[:-5]] = stamp_of(entry.stat())
+        return out
+
     def read(self, item: str) -> Record | None:
         """The record of an item; None where it has none.
 
@@ -227,9 +287,27 @@ class RecordStore:
         SessionError
             When the file is not a record.
         """
+        found = self._read(item)
+        return found[0] if found else None
+
+    def read_summary(self, item: str) -> Summary | None:
+        """The short form of a record; None where the item has none.
+
+        Raises
+        ------
+        SessionError
+            When the file is not a record.
+        """
+        found = self._read(item)
+        return Summary(found[0].summary(), *found[1]) if found else None
+
+    def _read(self, item: str) -> tuple[Record, tuple[int, int]] | None:
         path = self.path(item)
         try:
-            return Record.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            with path.open(encoding="utf-8") as handle:
+                # of the file that is read, whatever takes its place meanwhile
+                stamp = stamp_of(os.fstat(handle.fileno()))
+                return Record.from_dict(json.load(handle)), stamp
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,19 +17,20 @@ from weft.errors import SessionError
 from weft.formats.atomic import TEMPORARY_SUFFIX
 from weft.session import index
 from weft.session.config import SessionSettings
-from weft.session.discovery import OUTPUT_FOLDERS
-from weft.session.engine import crew_size, run_tasks
+from weft.session.discovery import OUTPUT_FOLDERS, find_movies
+from weft.session.engine import Crew, crew_size, run_tasks
 from weft.session.input import EngineSettings
+from weft.session.intake import follow_moved
 from weft.session.lock import SessionLock
-from weft.session.plan import expected_fingerprints, step_states, steps_to_run
-from weft.session.records import FileIdentity, Record, StepError, StepRecord
-from weft.session.steps import all_steps, with_prerequisites
-from weft.session.work import Outcome, Task, resolve_device
+from weft.session.plan import Expectations, states_under, steps_to_run
+from weft.session.records import Record, Summary
+from weft.session.steps import with_prerequisites
+from weft.session.work import Outcome, Task, killed, resolve_device, set_aside
 
 if TYPE_CHECKING:
     from weft.session.session import Session
 
-__all__ = ["Progress", "RunReport", "run"]
+__all__ = ["Progress", "RunReport", "override", "run", "sweep", "visible_gpus"]
 
 #: Seconds between two rewritings of the tables while a run goes on, and in times of what one takes.
 _TABLE_INTERVAL = 5.0
@@ -103,28 +105,36 @@ def run(
     threads: int | None = None,
     device: str = "auto",
     retry: bool = False,
+    scheduler: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """What :meth:`Session.run` does; see there."""
     begin = time.monotonic()
     settings = session.settings
     wanted = with_prerequisites(steps)
-    engine = _override(settings.engine, workers, threads)
-    resolve_device(device)
+    engine = override(settings.engine, workers, threads)
+    if scheduler is None:
+        resolve_device(device)
     _check_space(session.root)
     report = RunReport()
     with SessionLock(session.root):
-        _sweep(session.root)
+        # workers of a cluster may have outlived their last manager, and be writing still
+        sweep(session.root, older=3600.0 if scheduler else 0.0)
         for folder in ("records", "logs"):
             (session.root / folder).mkdir(exist_ok=True)
-        records = session.store.read_all()
+        records = session.summaries(write_index=True)
+        _follow_moved(session, records, settings)
         todo = _tasks(session, records, settings, wanted, only, retry, report)
-        crew = crew_size(engine, len(todo), _gpus(device))
+        if scheduler is None:
+            crew = crew_size(engine, len(todo), visible_gpus(device))
+        else:  # the threads of workers elsewhere are theirs
+            crew = Crew(0, 0 if engine.threads == "auto" else engine.threads)
         tasks = [replace(task, threads=crew.threads, device=device) for task in todo]
         book = _Bookkeeper(session, records, settings, report, len(tasks), progress)
         try:
             if tasks:
-                run_tasks(tasks, crew, engine, session.root, book.outcome, book.killer, book.note)
+                calls = book.outcome, book.killer, book.note
+                run_tasks(tasks, crew, engine, session.root, *calls, scheduler=scheduler)
         except KeyboardInterrupt:
             report.interrupted = True
         finally:
@@ -149,13 +159,14 @@ def _tasks(
     if not items:
         what = f"no item is called {only}" if only else f"no file matches {', '.join(settings.input.frames)}"
         raise SessionError(f"{session.root}: there is nothing to do, {what}.")
+    expectations = Expectations(settings, session.root)
     tasks = []
     for name, movie in items.items():
         if name in excluded:
             report.excluded.append(name)
             continue
         if movie.record is not None:
-            states = step_states(movie.record, settings, session.root)
+            states = states_under(expectations, movie.record, movie.record.input.refreshed())
             if not steps_to_run(states, wanted, retry=retry):
                 failed = [states[n].reason for n in wanted if n in states and states[n].state == "failed"]
                 if failed:
@@ -167,18 +178,30 @@ def _tasks(
     return tasks
 
 
+def _follow_moved(session: Session, records: dict[str, Record], settings: SessionSettings) -> None:
+    """Movies that were renamed since the last run keep their records."""
+    known = {record.input.path for record in records.values()}
+    new = [path for path in find_movies(settings.input, session.root) if str(path) not in known]
+    for name in follow_moved(session, records, new):
+        summary = session.store.read_summary(name)
+        if summary is not None:
+            records[name] = summary.record
+
+
 def _check_space(root: Path) -> None:
     free = shutil.disk_usage(root).free
     if free < _KEEP_FREE:
         raise SessionError(f"{root}: only {free / 1e9:.1f} GB are free on this disk; make room first.")
 
 
-def _sweep(root: Path) -> None:
-    """Delete the unfinished files that a killed process left behind."""
+def sweep(root: Path, older: float = 0.0) -> None:
+    """Delete the unfinished files that a killed process left behind, if they are so many seconds old."""
     pattern = f".*{TEMPORARY_SUFFIX}"
     found = [root.glob(pattern), *((root / name).rglob(pattern) for name in OUTPUT_FOLDERS)]
     for path in (path for paths in found for path in paths):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if not older or time.time() - path.stat().st_mtime > older:
+                path.unlink()
 
 
 class _Bookkeeper:
@@ -200,7 +223,7 @@ class _Bookkeeper:
         self.total = total
         self.progress = progress
         self.counts: Counter[str] = Counter()
-        self.changed: dict[str, Record] = {}
+        self.changed: dict[str, Summary] = {}
         self.next_tables = time.monotonic() + _TABLE_INTERVAL
 
     def outcome(self, outcome: Outcome) -> None:
@@ -210,9 +233,10 @@ class _Bookkeeper:
             self.report.failed[outcome.item] = outcome.error
         else:
             self.report.done.append(outcome.item)
-        record = self.session.store.read(outcome.item)
-        if record is not None:
-            self.records[outcome.item] = self.changed[outcome.item] = record
+        summary = self.session.store.read_summary(outcome.item)
+        if summary is not None:
+            self.records[outcome.item] = summary.record
+            self.changed[outcome.item] = summary
         self._tell(item=outcome.item, error=outcome.error, seconds=outcome.seconds)
         # rewriting a long table for each of thousands of items would cost more than the items
         if time.monotonic() > self.next_tables:
@@ -220,23 +244,7 @@ class _Bookkeeper:
 
     def killer(self, task: Task, deaths: int) -> Outcome:
         """An item has killed its workers: set it aside."""
-        text = (
-            f"set aside: {deaths} worker processes died working on it (out of memory, or a crash in a "
-            "decoder); see logs/engine.log, and try again with --retry"
-        )
-        store = self.session.store
-        try:
-            source = FileIdentity.of(task.source)
-        except OSError:
-            return Outcome(task.item, (), text, task.steps[0])
-        record = store.read(task.item) or Record(task.item, task.kind, source)
-        expected = expected_fingerprints(task.kind, source, self.settings, self.session.root)
-        states = step_states(record, self.settings, self.session.root, source)
-        step = (steps_to_run(states, task.steps, retry=True) or task.steps)[0]
-        reads = all_steps()[step].reads(self.settings)
-        error = StepError("Quarantined", text, item_fault=True)
-        store.write(record.with_step(step, StepRecord("failed", expected[step], reads, error=error)))
-        return Outcome(task.item, (), text, step)
+        return set_aside(task, killed(deaths, "with --retry"))
 
     def note(self, text: str) -> None:
         """Pass on a sentence."""
@@ -253,19 +261,21 @@ class _Bookkeeper:
         self.session.write_tables(self.records)
         try:
             index.update(self.session.root, self.changed.values())
-        except sqlite3.DatabaseError:
-            index.rebuild(self.session.root, self.records.values())  # a cache may break
+        except sqlite3.Error:
+            index.load(self.session.store, write=True)  # a cache may break
         self.changed.clear()
         end = time.monotonic()
         self.next_tables = end + max(_TABLE_INTERVAL, _TABLE_SHARE * (end - begin))
 
 
-def _override(engine: EngineSettings, workers: int | None, threads: int | None) -> EngineSettings:
+def override(engine: EngineSettings, workers: int | None, threads: int | None) -> EngineSettings:
+    """The settings with what was asked for on the command line."""
     given = {name: value for name, value in (("workers", workers), ("threads", threads)) if value is not None}
     return EngineSettings(**(engine.model_dump() | given))
 
 
-def _gpus(device: str) -> int:
+def visible_gpus(device: str) -> int:
+    """How many GPUs `device` stands for on this machine."""
     import torch
 
     return torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 0

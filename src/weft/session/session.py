@@ -16,9 +16,9 @@ from weft.session.lock import SessionLock
 from weft.session.plan import StepState, item_state, step_states
 from weft.session.records import Record, RecordStore
 from weft.session.running import Progress, RunReport, run
-from weft.session.selection import Selection, Verdict
+from weft.session.selection import Judgement, Selection, Verdict
 from weft.session.steps import all_steps
-from weft.session.tables import write_micrographs_star
+from weft.session.tables import is_prepared, write_micrographs_star
 
 __all__ = ["ItemStatus", "Progress", "RunReport", "Session", "new", "open"]
 
@@ -86,7 +86,7 @@ class Session:
         ------
         SettingsError
         """
-        config.edit_file(self.root, key, value)
+        config.edit_file(self.root, {key: value})
 
     # ------------------------------------------------------------------ items
 
@@ -94,6 +94,24 @@ class Session:
     def items(self) -> dict[str, Movie]:
         """All items by name, in natural order: those that have records, and those just found."""
         return self.movies(self.store.read_all())
+
+    def summaries(self, *, write_index: bool = False) -> dict[str, Record]:
+        """All records without what is long in them, by name: their results are the metrics only.
+
+        Parameters
+        ----------
+        write_index : bool
+            Make index.sqlite current on the way: for the one who holds the session's lock.
+
+        Raises
+        ------
+        SessionError
+            When a file is not a record.
+        """
+        found, broken = index.load(self.store, write=write_index)
+        for reason in broken.values():
+            raise SessionError(reason)
+        return {name: summary.record for name, summary in found.items()}
 
     def movies(self, records: Mapping[str, Record]) -> dict[str, Movie]:
         """The items that belong to these records and to the files that are there now."""
@@ -125,18 +143,18 @@ class Session:
 
     def status(self) -> dict[str, ItemStatus]:
         """How every item stands, by name."""
-        settings, selection = self.settings, Selection.load(self.root)
+        settings, items = self.settings, self.movies(self.summaries())
+        verdicts = self.selection.judge({name: movie.metrics for name, movie in items.items()})
         out = {}
-        for name, movie in self.items.items():
+        for name, movie in items.items():
             if movie.record is None:
                 states = {
                     n: StepState("new", again=True) for n, s in all_steps().items() if "movie" in s.kinds
                 }
-                hand = Verdict(name not in selection.exclude, ("not measured",))
-                out[name] = ItemStatus("new", states, hand)
+                out[name] = ItemStatus("new", states, verdicts[name])
             else:
                 states = step_states(movie.record, settings, self.root)
-                out[name] = ItemStatus(item_state(states), states, selection.verdict(movie.record))
+                out[name] = ItemStatus(item_state(states), states, verdicts[name])
         return out
 
     # ------------------------------------------------------------------ work
@@ -150,6 +168,7 @@ class Session:
         threads: int | None = None,
         device: str = "auto",
         retry: bool = False,
+        scheduler: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> RunReport:
         """Bring the items into accord with the settings, and do nothing else.
@@ -166,6 +185,8 @@ class Session:
             ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         retry : bool
             Try again what failed through a fault of the item's own.
+        scheduler : str, optional
+            Address, or scheduler file, of a dask cluster to use instead of processes of this machine.
         progress : callable, optional
             Called with a :class:`Progress` whenever an item ends.
 
@@ -175,17 +196,30 @@ class Session:
             When nothing could be started. Failures of items are in the report.
         """
         return run(
-            self, steps, only, workers=workers, threads=threads, device=device, retry=retry, progress=progress
+            self,
+            steps,
+            only,
+            workers=workers,
+            threads=threads,
+            device=device,
+            retry=retry,
+            scheduler=scheduler,
+            progress=progress,
         )
 
     # ------------------------------------------------------------------ tables
 
     def write_tables(self, records: Mapping[str, Record]) -> None:
-        """Write micrographs.star, and micrographs_selected.star where a selection was made."""
+        """Write micrographs.star, and its like for what was selected and for what was preprocessed."""
         write_micrographs_star(self.root / "micrographs.star", records.values(), self.root)
+        prepared = self.root / "micrographs_preprocessed.star"
+        if any(map(is_prepared, records.values())):
+            write_micrographs_star(prepared, records.values(), self.root, prepared=True)
+        else:
+            prepared.unlink(missing_ok=True)
         if (self.root / "selection.json").exists():
-            selection = self.selection
-            chosen = [record for record in records.values() if selection.verdict(record).selected]
+            verdicts = self.selection.judge({name: record.metrics for name, record in records.items()})
+            chosen = [record for name, record in records.items() if verdicts[name].selected]
             write_micrographs_star(self.root / "micrographs_selected.star", chosen, self.root)
 
     def reindex(self) -> int:
@@ -197,9 +231,10 @@ class Session:
             When a run is going on.
         """
         with SessionLock(self.root):
-            records = self.store.read_all()
+            (self.root / index.FILE_NAME).unlink(missing_ok=True)
+            records = self.summaries(write_index=True)
             self.write_tables(records)
-            return index.rebuild(self.root, records.values())
+            return len(records)
 
     # ------------------------------------------------------------------ selection
 
@@ -208,12 +243,24 @@ class Session:
         """What was selected: ranges and decisions by hand."""
         return Selection.load(self.root)
 
+    def verdict(self, name: str) -> Verdict:
+        """Whether the selection takes one item; reads the other records only where that depends on them."""
+        selection = self.selection
+        found = self.summaries() if selection.among_all else self.store.read_all([name])
+        metrics: dict[str, Mapping[str, Any]] = {name: {}}
+        metrics.update({item: record.metrics for item, record in found.items()})
+        return selection.judge(metrics)[name]
+
     def select(self, selection: Selection) -> dict[str, Verdict]:
-        """Keep a selection and write micrographs_selected.star; the verdict on every item."""
-        records = self.store.read_all()
+        """Keep a selection and write micrographs_selected.star; the verdict on every item with a record."""
+        return dict(self.select_with_counts(selection).verdicts)
+
+    def select_with_counts(self, selection: Selection) -> Judgement:
+        """:meth:`select`, which also tells what each range does."""
+        records = self.summaries()
         selection.save(self.root)
         self.write_tables(records)
-        return {name: selection.verdict(record) for name, record in records.items()}
+        return selection.judgement({name: record.metrics for name, record in records.items()})
 
 
 def open(root: str | Path) -> Session:

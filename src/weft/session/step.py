@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from weft.session.config import SessionSettings
-from weft.session.records import FileIdentity, Record, fingerprint
+from weft.session.records import FileIdentity, Record
 from weft.settings import Settings
 
-__all__ = ["Job", "Step", "StepResult", "expected_fingerprint", "on_device", "plain_values"]
+__all__ = ["Job", "Step", "StepResult", "fingerprint_basis", "on_device", "plain_values"]
 
 T = TypeVar("T")
 
@@ -141,16 +141,8 @@ class Step(ABC):
         """
 
 
-def expected_fingerprint(
-    step: Step, settings: SessionSettings, root: Path, source: FileIdentity, previous: Mapping[str, str]
-) -> str:
-    """What the fingerprint of a step would be if it ran now.
-
-    Parameters
-    ----------
-    previous : dict
-        Expected fingerprints of the steps before it, by name.
-    """
+def fingerprint_basis(step: Step, settings: SessionSettings, root: Path) -> dict[str, Any]:
+    """What the fingerprint of a step has in common for all items: its version, its settings, its files."""
     files = {}
     for name, path in step.files(settings, root).items():
         try:
@@ -160,16 +152,7 @@ def expected_fingerprint(
     # where the file lies does not matter, what is in it does
     reads = step.reads(settings)
     reads["input"] = {key: value for key, value in reads["input"].items() if key not in files}
-    return fingerprint(
-        {
-            "step": step.name,
-            "version": step.version,
-            "settings": reads,
-            "files": files,
-            "source": source.content,
-            "after": {name: previous[name] for name in step.after},
-        }
-    )
+    return {"step": step.name, "version": step.version, "settings": reads, "files": files}
 
 
 def plain_values(value: Any) -> Any:

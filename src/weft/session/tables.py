@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from weft.formats.relion import Micrograph, write_micrographs
+from weft.formats.relion_geometry import NAME, OF_OLD_FIELD, OF_OLD_PIXELS
 from weft.physics.optics import Optics
 from weft.session.discovery import natural_key
 from weft.session.records import Record, StepRecord
 
-__all__ = ["write_micrographs_star"]
+__all__ = ["is_prepared", "write_micrographs_star"]
 
 #: RELION's column, our metric; defocus U and V are made from mean and difference
 _CTF_COLUMNS = {
@@ -31,7 +32,7 @@ _MOTION_COLUMNS = {
 
 
 def write_micrographs_star(
-    path: Path, records: Iterable[Record], root: Path, project: Path | None = None
+    path: Path, records: Iterable[Record], root: Path, project: Path | None = None, *, prepared: bool = False
 ) -> int:
     """Write the table.
 
@@ -44,6 +45,8 @@ def write_micrographs_star(
         The session.
     project : Path, optional
         Folder in which RELION is started: names become relative to it instead of absolute.
+    prepared : bool
+        Of what the preprocess step has written, instead of the averages.
 
     Returns
     -------
@@ -59,7 +62,11 @@ def write_micrographs_star(
     for record in sorted(records, key=lambda r: natural_key(r.item)):
         motion = record.steps.get("motion")
         if motion is not None and motion.status == "done":
-            rows.append(_row(record, motion, name_of))
+            row = _row(record, motion, name_of)
+            if not prepared:
+                rows.append(row)
+            elif is_prepared(record):
+                rows.append(_prepared(row, record, name_of))
     if any("rlnDefocusU" in row.columns for row in rows):
         rows = [row for row in rows if "rlnDefocusU" in row.columns]
     # what only some have, RELION cannot read: an empty place is no number
@@ -70,6 +77,23 @@ def write_micrographs_star(
     ]
     write_micrographs(path, kept)
     return len(kept)
+
+
+def is_prepared(record: Record) -> bool:
+    """Whether the preprocess step has written something."""
+    step = record.steps.get("preprocess")
+    return step is not None and step.status == "done"
+
+
+def _prepared(row: Micrograph, record: Record, name_of: Callable[[str], str]) -> Micrograph:
+    """The row for the prepared micrograph: what is said of the pixels and the field of the average goes."""
+    metrics = record.metrics
+    crop = metrics["preprocessed_crop"]
+    factor = (metrics["preprocessed_factor_y"], metrics["preprocessed_factor_x"])
+    name = name_of(record.steps["preprocess"].outputs["preprocessed"])
+    gone = (OF_OLD_FIELD if crop else ()) + (OF_OLD_PIXELS if crop or factor != (1.0, 1.0) else ())
+    kept = {label: value for label, value in row.columns.items() if label not in gone}
+    return Micrograph(kept | {NAME: name}, row.optics, float(metrics["preprocessed_pixel_size"]))
 
 
 def _row(record: Record, motion: StepRecord, name_of: Callable[[str], str]) -> Micrograph:

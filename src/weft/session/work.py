@@ -16,7 +16,7 @@ from weft.session.records import FileIdentity, Record, RecordStore, StepError, S
 from weft.session.step import Job, plain_values
 from weft.session.steps import all_steps
 
-__all__ = ["Outcome", "Task", "resolve_device", "set_threads", "work"]
+__all__ = ["Outcome", "Task", "killed", "resolve_device", "set_aside", "set_threads", "warm_up", "work"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ def set_threads(threads: int) -> None:
 
     if threads > 0 and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+def warm_up() -> None:
+    """Import what work needs: seconds that the first item does not wait for."""
+    all_steps()
+    import weft.session.steps.motion  # noqa: F401
 
 
 def resolve_device(wanted: str) -> str:
@@ -182,3 +188,30 @@ def work(task: Task) -> Outcome:
         done.append(name)
     (root / "logs" / f"{task.item}.log").unlink(missing_ok=True)  # of a failure that is mended now
     return finished(done)
+
+
+def killed(deaths: int, how: str) -> str:
+    """Why an item that has killed its workers is set aside; `how` to try it again."""
+    return (
+        f"set aside: {deaths} worker processes died working on it (out of memory, or a crash in a "
+        f"decoder); see logs/engine.log, and try again {how}"
+    )
+
+
+def set_aside(task: Task, reason: str) -> Outcome:
+    """Put into an item's record that work on it is given up until somebody asks for it again."""
+    root, store = Path(task.root), RecordStore(Path(task.root))
+    settings = from_plain(task.settings)
+    try:
+        source = FileIdentity.of(task.source)
+    except OSError:
+        return Outcome(task.item, (), reason, task.steps[0])
+    record = store.read(task.item) or Record(task.item, task.kind, source)
+    expected = expected_fingerprints(task.kind, source, settings, root)
+    states = step_states(record, settings, root, source)
+    step = (steps_to_run(states, task.steps, retry=True) or task.steps)[0]
+    reads = all_steps()[step].reads(settings)
+    error = StepError("Quarantined", reason, item_fault=True)
+    record = replace(record, input=source)
+    store.write(record.with_step(step, StepRecord("failed", expected[step], reads, error=error)))
+    return Outcome(task.item, (), reason, step)
