@@ -35,9 +35,9 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
-# SERVE=0 ends after the processing; there is no page to serve yet, so it always does
+# serves the dashboard at the end, until Ctrl-C; SERVE=0 exits instead
 demo: $(VENV)/.installed
-	$(BIN)/weft demo $(DEMO)
+	$(BIN)/weft demo $(DEMO) $(if $(filter 0,$(SERVE)),--no-serve,--serve)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

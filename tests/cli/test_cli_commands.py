@@ -298,7 +298,9 @@ def test_options_are_made_from_the_model() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_and_is_close_to_the_truth(run_weft: Any, tmp_path: Path) -> None:
+def test_the_demo_runs_and_is_close_to_the_truth(
+    run_weft: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = run_weft("demo", tmp_path / "demo", "--json")
     assert code == 0
     rows = json.loads(out)
@@ -306,6 +308,11 @@ def test_the_demo_runs_and_is_close_to_the_truth(run_weft: Any, tmp_path: Path) 
     for row in rows:
         assert row["track_corrected"] < 0.5 * row["track_uncorrected"]
         assert abs(row["defocus"] - row["defocus_true"]) < 300.0  # Å; a depth of focus at 4 Å is 800 Å
+    shown: list[Path] = []
+    monkeypatch.setattr("weft.cli.live.show", lambda root, port: shown.append(root))
+    code, out, _ = run_weft("demo", tmp_path / "demo", "--serve")
+    assert (code, shown) == (0, [tmp_path / "demo" / "session"])
+    assert "4 already up to date" in out
 
 
 def test_a_terminal_gets_a_bar_with_rate_and_time_left(new_session: NewSession) -> None:

@@ -23,6 +23,10 @@ def demo(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Movies.")] = 4,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The comparison for programs.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="Show the session in a web page at the end.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 0,
 ) -> None:
     """Simulate a small session, process it end to end, and compare with the simulation's known truth."""
     from weft.cli.progress import duration, show_progress, summary
@@ -86,8 +90,13 @@ def demo(
     )
     typer.echo(f"settings: {root / 'weft.toml'}   records: {root / 'records'}")
     weft = sys.argv[0] if Path(sys.argv[0]).name == "weft" else "weft"
-    for line in (f"show {root} movie_000", f"run {root} --set ctf.range_max=5", f"status {root}"):
+    for line in (f"show {root} movie_000", f"run {root} --set ctf.range_max=5", f"live {root}"):
         typer.echo(f"try: {weft} {line}")
+    if serve:
+        from weft.cli.live import show
+
+        typer.echo("the dashboard:")
+        show(root, port)
     raise typer.Exit(report.exit_code)
 
 
