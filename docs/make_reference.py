@@ -37,6 +37,7 @@ SECTIONS = {
     "depends on it.",
     "engine": "How the work is spread over processes. No result depends on it, so a change makes nothing "
     "stale.",
+    "live": "How `weft live` takes in files: [howto/live.md](../howto/live.md). No result depends on it.",
 }
 
 

@@ -100,14 +100,21 @@ def test_relion_extracts_from_prepared_micrographs(folder: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             (place / f"m{i}_pick.star").write_text(text)
     common = ("--extract", "--coord_suffix", "_pick.star")
+    old = ["--i", "micrographs.star", "--coord_dir", "old/", "--part_star", "old.star"]
     run(
-        "preprocess", "--i", "micrographs.star", "--coord_dir", "old/", "--part_star", "old.star", "--part_dir",
-        "old_parts/", "--extract_size", 64, "--scale", 32, *common, cwd=folder,
-    )  # fmt: skip
-    run(
-        "preprocess", "--i", "prepared/micrographs.star", "--coord_dir", "new/", "--part_star", "new.star",
-        "--part_dir", "new_parts/", "--extract_size", 32, *common, cwd=folder,
-    )  # fmt: skip
+        "preprocess",
+        *old,
+        "--part_dir",
+        "old_parts/",
+        "--extract_size",
+        64,
+        "--scale",
+        32,
+        *common,
+        cwd=folder,
+    )
+    new = ["--i", "prepared/micrographs.star", "--coord_dir", "new/", "--part_star", "new.star"]
+    run("preprocess", *new, "--part_dir", "new_parts/", "--extract_size", 32, *common, cwd=folder)
     sizes, images = [], []
     for name in ("old", "new"):
         table = read_star(folder / f"{name}.star")

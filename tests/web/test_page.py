@@ -348,6 +348,12 @@ def test_picks_are_edited_and_kept(visit: Callable[..., Visit], live: Live) -> N
     for (x, y), (ex, ey) in zip(found, expected, strict=True):
         assert abs(x - ex) < 1.5, "within rounding of the screen"
         assert abs(y - ey) < 1.5
+    # what was not saved waits while another one is looked at
+    canvas.click(position={"x": box["width"] / 2 - 90, "y": box["height"] / 2 - 90})
+    seen.go("#/micrograph/movie_001")
+    seen.locator(".pick-bar", has_text="0 picks").wait_for()
+    seen.go("#/micrograph/movie_000")
+    seen.locator(".pick-bar", has_text="3 picks edited by hand not saved").wait_for()
     again = visit()
     again.go("#/micrograph/movie_000")
     again.locator(".pick-bar", has_text="2 picks edited by hand").wait_for()

@@ -21,6 +21,8 @@ __all__ = ["COMMANDS", "app", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("weft.cli.new", "Make a session for a folder of movies."),
     "run": ("weft.cli.run", "Process what is new or stale."),
+    "live": ("weft.cli.live", "Process movies as they arrive, and show the session in a web page."),
+    "workers": ("weft.cli.workers", "How to spread a session over a cluster."),
     "status": ("weft.cli.show", "How the items of a session stand."),
     "show": ("weft.cli.show", "Everything that is known about one item."),
     "settings": ("weft.cli.settings", "Read or change the settings of a session."),

@@ -24,6 +24,12 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 works in this one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each worker.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|FILE", help="Use a dask cluster that runs already; see `weft workers`."
+        ),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Also what failed by a fault of its own.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary.")] = False,
 ) -> None:
@@ -48,6 +54,7 @@ def run(
             threads=threads,
             device=device,
             retry=retry,
+            scheduler=scheduler,
             progress=progress,
         )
     typer.echo(summary(report, opened.root))

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from weft.session.input import InputSettings
 
-__all__ = ["MOVIE_SUFFIXES", "OUTPUT_FOLDERS", "expand", "find_movies", "item_name", "name_items", "natural_key"]
+__all__ = [
+    "MOVIE_SUFFIXES",
+    "OUTPUT_FOLDERS",
+    "expand",
+    "find_movies",
+    "item_name",
+    "name_items",
+    "natural_key",
+]
 
 #: What a folder that is given instead of a pattern is searched for.
 MOVIE_SUFFIXES = (".tif", ".tiff", ".mrc", ".mrcs", ".eer", ".em")
@@ -69,7 +77,7 @@ def find_movies(settings: InputSettings, root: Path) -> list[Path]:
         (root / Path(name).expanduser()).resolve() for name in (settings.gain, settings.defects) if name
     }
     own = {(root / folder).resolve() for folder in OUTPUT_FOLDERS}
-    found: dict[Path, None] = {}
+    found: dict[str, None] = {}
     # of thousands of files in one folder, the folder is looked at once
     folders: dict[str, bool] = {}
     names = {path.name for path in others}
@@ -80,15 +88,16 @@ def find_movies(settings: InputSettings, root: Path) -> list[Path]:
 
     for pattern in settings.frames:
         for path in expand(pattern, root, settings.recursive):
-            folder = os.path.dirname(path)
+            text = str(path)  # the functions of os take a third of the time of Path's
+            folder, name = os.path.split(text)
             if folder not in folders:
-                folders[folder] = ours(Path(folder, "."))
-            if folders[folder] or not path.is_file():
+                folders[folder] = ours(Path(folder))
+            if folders[folder] or not os.path.isfile(text):
                 continue
-            if (path.name in names or path.is_symlink()) and ours(path):
+            if (name in names or os.path.islink(text)) and ours(path):
                 continue
-            found.setdefault(path.absolute())
-    return sorted(found, key=lambda path: natural_key(str(path)))
+            found.setdefault(text if os.path.isabs(text) else str(path.absolute()))
+    return [Path(text) for text in sorted(found, key=natural_key)]
 
 
 def item_name(path: Path) -> str:

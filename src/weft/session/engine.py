@@ -288,6 +288,11 @@ class _Feeder:
             else:
                 del self._deaths[task.item]
                 self.calls.outcome(self.calls.killer(task, count))
+        elif isinstance(error, ImportError) or "deserializ" in str(error):
+            raise SessionError(
+                "the scheduler, or a worker, does not understand the tasks; all must run the same Weft "
+                f"({' '.join(str(error).split())})."
+            ) from None
         else:
             self.calls.broken(task, error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["FILE_NAME", "load", "rebuild", "update"]
 FILE_NAME = "index.sqlite"
 
 _VERSION = 2
+_READERS = 4
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
     name TEXT PRIMARY KEY, kind TEXT NOT NULL, source TEXT NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -53,20 +55,28 @@ def load(store: RecordStore, *, write: bool = False) -> tuple[dict[str, Summary]
     except (sqlite3.Error, ValueError, KeyError, TypeError):
         known = {}
     summaries: dict[str, Summary] = {}
-    changed: list[Summary] = []
-    broken: dict[str, str] = {}
     for name, stamp in stamps.items():
         summary = known.get(name)
-        if summary is None or (summary.size, summary.mtime_ns) != stamp:
-            try:
-                summary = store.read_summary(name)
-            except SessionError as error:
-                broken[name] = str(error)
-                continue
-            if summary is None:
-                continue  # it has just gone
-            changed.append(summary)
-        summaries[name] = summary
+        if summary is not None and (summary.size, summary.mtime_ns) == stamp:
+            summaries[name] = summary
+    changed: list[Summary] = []
+    broken: dict[str, str] = {}
+
+    def read(name: str) -> Summary | str | None:
+        try:
+            return store.read_summary(name)
+        except SessionError as error:
+            return str(error)
+
+    missing = [name for name in stamps if name not in summaries]
+    # a disk, and a network even more, answers several questions at once
+    with ThreadPoolExecutor(_READERS) as pool:
+        for name, found in zip(missing, pool.map(read, missing)):
+            if isinstance(found, str):
+                broken[name] = found
+            elif found is not None:  # it may just have gone
+                summaries[name] = found
+                changed.append(found)
     if write and not known:
         rebuild(root, summaries.values())
     elif write and (changed or len(known) != len(summaries)):

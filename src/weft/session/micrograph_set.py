@@ -15,22 +15,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from weft.errors import RequestError, SessionError, WeftError
 from weft.formats.atomic import atomic_write_text
-from weft.formats.relion_geometry import Moved, micrographs_of, move_micrographs
-from weft.formats.star import Table, read_star, write_star
+from weft.formats.relion_geometry import Moved, move_micrographs
+from weft.formats.star import write_star
 from weft.micrographs.preprocessing import PreprocessSettings
 from weft.movies.source import open_movie
-from weft.session.discovery import expand, name_items, natural_key
+from weft.session.discovery import name_items, natural_key
 from weft.session.engine import crew_size, run_tasks
 from weft.session.input import EngineSettings
 from weft.session.lock import SessionLock
 from weft.session.preparing import describe, fingerprint_of, prepare
 from weft.session.records import FileIdentity, Record, RecordStore, StepError, StepRecord
 from weft.session.running import Progress, RunReport
+from weft.session.set_inputs import SetInputs
 from weft.session.watching import Watcher
 from weft.session.work import Outcome, Task, resolve_device
 
@@ -73,69 +74,6 @@ class SetOptions:
     poll_interval: float = 1.0
     give_up: float = 60.0
     retry: bool = False
-
-
-@dataclass
-class _Inputs:
-    """What the command was given, looked at again whenever somebody asks."""
-
-    given: Sequence[str]
-    output: Path
-    #: a table that cannot be read is one that is being written
-    patient: bool = False
-    stars: dict[Path, dict[str, Table]] = field(default_factory=dict)
-    #: path of a micrograph → its name in each table that lists it, and the pixel size that the table says
-    names: dict[Path, list[tuple[Path, str]]] = field(default_factory=dict)
-    pixel_sizes: dict[Path, float] = field(default_factory=dict)
-    _seen: dict[Path, int] = field(default_factory=dict)
-
-    def find(self) -> list[Path]:
-        """All micrographs that are there now, in the order of the tables and of their names."""
-        found: dict[Path, None] = {}
-        for text in self.given:
-            path = Path(text).expanduser()
-            if path.is_dir() and (path / "weft.toml").is_file():
-                path = path / "micrographs.star"
-            if path.suffix.lower() == ".star":
-                found.update(dict.fromkeys(self._of_star(path.absolute())))
-            else:
-                paths = (Path(p).absolute() for p in expand(text, Path.cwd(), recursive=False))
-                found.update(dict.fromkeys(sorted(paths, key=lambda p: natural_key(str(p)))))
-        own = self.output.resolve()
-        return [path for path in found if path.is_file() and own not in path.resolve().parents]
-
-    def _of_star(self, star: Path) -> list[Path]:
-        try:
-            self._read_star(star)
-        except OSError as error:
-            if not self.patient:
-                raise RequestError(f"{star} cannot be read: {error.strerror}.") from None
-        except WeftError:
-            if not self.patient:
-                raise
-        return [path for path, places in self.names.items() if any(place == star for place, _ in places)]
-
-    def _read_star(self, star: Path) -> None:
-        time_ = star.stat().st_mtime_ns
-        if self._seen.get(star) != time_:
-            blocks = read_star(star)
-            for name, pixel_size in micrographs_of(blocks, str(star)).items():
-                path = _located(name, star)
-                if (star, name) not in self.names.setdefault(path, []):
-                    self.names[path].append((star, name))
-                if pixel_size is not None:
-                    self.pixel_sizes[path] = pixel_size
-            self.stars[star] = blocks
-            self._seen[star] = time_
-
-
-def _located(name: str, star: Path) -> Path:
-    """RELION's names are relative to its project, which is somewhere above the table, or where one is."""
-    path = Path(name)
-    if path.is_absolute():
-        return path
-    places = [Path.cwd(), *star.parents]
-    return next((place / path for place in places if (place / path).is_file()), star.parent / path)
 
 
 def close(output: str | Path) -> None:
@@ -195,7 +133,7 @@ def preprocess_set(
     resolve_device(device)
     root = Path(output).absolute()
     root.mkdir(parents=True, exist_ok=True)
-    found = _Inputs([str(text) for text in inputs], root, patient=options.watch)
+    found = SetInputs([str(text) for text in inputs], root, patient=options.watch)
     if not found.find() and not options.watch:
         raise RequestError(f"no micrograph was found at {', '.join(found.given)}.")
     with SessionLock(root):
@@ -224,7 +162,7 @@ class _Source:
 
     def __init__(
         self,
-        inputs: _Inputs,
+        inputs: SetInputs,
         root: Path,
         settings: PreprocessSettings,
         options: SetOptions,
