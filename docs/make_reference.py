@@ -31,10 +31,10 @@ SECTIONS = {
     "preprocess": "A prepared copy of every average, made when any operation is switched on: "
     "[howto/preprocess.md](../howto/preprocess.md).",
     "ctf": "How the contrast transfer function is fitted: [science/ctf.md](../science/ctf.md).",
-    "alerts": "When a live session draws attention to itself: [howto/advice.md](../howto/advice.md). No result "
-    "depends on it.",
-    "advice": "What to tell the acquisition, off by default: [howto/advice.md](../howto/advice.md). No result "
-    "depends on it.",
+    "alerts": "When a live session draws attention to itself: [howto/advice.md](../howto/advice.md). "
+    "No result depends on it.",
+    "advice": "What to tell the acquisition, off by default: [howto/advice.md](../howto/advice.md). "
+    "No result depends on it.",
     "engine": "How the work is spread over processes. No result depends on it, so a change makes nothing "
     "stale.",
     "live": "How `weft live` takes in files: [howto/live.md](../howto/live.md). No result depends on it.",

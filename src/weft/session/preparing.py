@@ -143,7 +143,7 @@ def _prepare_file(task: Task, root: Path) -> tuple[dict[str, Any], dict[str, str
         if len(source) != 1:
             raise FormatError(
                 task.source,
-                f"it holds {len(source)} images; a micrograph has one (movies are for `weft new`, `weft run`)",
+                f"it holds {len(source)} images, a micrograph has one; movies are for `weft new`, `weft run`",
             )
         image = source.read(0)
     labels: tuple[str, ...] = ()

@@ -100,8 +100,14 @@ export function usePicks(id: string, stored: Picks | null): PickEditor {
     async save() {
       try {
         const kept = (await api.savePicks(id, draft)) ?? { ...draft, edited: true };
-        // what was changed while it was being saved stays a change
-        update((now) => (now.draft === draft ? fresh(id, kept) : { ...now, saved: kept }));
+        update((now) => {
+          if (now.id !== id) {
+            drafts.delete(id);
+            return now;
+          }
+          // what was changed while it was being saved stays a change
+          return now.draft === draft ? fresh(id, kept) : { ...now, saved: kept, draft: { ...now.draft, edited: true } };
+        });
         say(`${kept.picks.length} picks of ${id} saved`);
       } catch (error) {
         complain(error);
