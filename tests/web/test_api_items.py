@@ -348,3 +348,12 @@ def test_retry(owner: TestClient, application: Any, monkeypatch: pytest.MonkeyPa
     assert asked == [["movie_001"], ["movie_000", "movie_002"]]
     assert owner.post("/api/items/nobody/retry").status_code == 404
     assert owner.post("/api/retry", json={"items": ["nobody"]}).status_code == 404
+
+
+def test_an_item_shows_what_the_columns_hold(owner: TestClient) -> None:
+    table = read(owner, "columns")
+    for index, item in enumerate(read(owner, "items")["items"]):
+        for name, column in table["metrics"].items():
+            assert item["shown"][name] == pytest.approx(column["values"][index], rel=1e-6)
+        for key in ("kind", "folder", "reason", "revision", "state", "time"):
+            assert item[key] == table[key][index]

@@ -42,6 +42,9 @@ _FURTHER = {
     "late_motion": ("motion_late", "Late motion", "Å", 1.0),
     "local_motion": ("motion_local", "Local motion", "Å", 1.0),
 }
+#: Columns that an item's own metrics give: name → (metric, scale); the others depend on all items.
+_OWN = {name: (one.metric, one.scale) for name, one in QUANTITIES.items() if not one.among_all}
+_OWN |= {name: (metric, scale) for name, (metric, _, _, scale) in _FURTHER.items()}
 _PACKING = 4  # gzip's level: most of what 9 gives, in a third of the time
 
 
@@ -65,8 +68,29 @@ def _manual(name: str, selection: Selection) -> str | None:
     return "exclude" if name in selection.exclude else "include" if name in selection.include else None
 
 
-def item(entry: Entry, verdict: Verdict, selection: Selection) -> dict[str, Any]:
-    """One item as `weft.web.models.Item` has it."""
+def _revision(entry: Entry) -> str:
+    return "0" if entry.processed is None else f"{int(entry.processed * 1000):x}"
+
+
+def _own_shown(entry: Entry) -> dict[str, float | None]:
+    shown: dict[str, float | None] = dict.fromkeys(_OWN)
+    for name, (metric, scale) in _OWN.items():
+        value = entry.metrics.get(metric)
+        if isinstance(value, int | float) and math.isfinite(value):
+            shown[name] = float(f"{value * scale:.7g}")
+    return shown
+
+
+def item(
+    entry: Entry, verdict: Verdict, selection: Selection, among: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """One item as `weft.web.models.Item` has it.
+
+    Parameters
+    ----------
+    among : mapping
+        Its values of the quantities that depend on all items.
+    """
     processed = entry.processed
     return {
         "id": entry.name,
@@ -82,15 +106,31 @@ def item(entry: Entry, verdict: Verdict, selection: Selection) -> dict[str, Any]
         "processed": processed,
         "folder": _text(entry.folder),
         "metrics": plain(dict(entry.metrics)),
+        "shown": _own_shown(entry) | dict(among),
         "outputs": list(entry.outputs),
-        "revision": "0" if processed is None else f"{int(processed * 1000):x}",
+        "revision": _revision(entry),
     }
 
 
 def items(board: Board, names: Iterable[str]) -> list[dict[str, Any]]:
     """Some items; those that have gone meanwhile are left out."""
     entries, verdicts, selection = board.entries, board.verdicts, board.selection
-    return [item(entries[name], verdicts[name], selection) for name in names if name in entries]
+    metrics = {name: entry.metrics for name, entry in entries.items()}
+    among = {
+        quantity: dict(zip(entries, _rounded(shown_values(metrics, quantity)), strict=True))
+        for quantity in QUANTITIES
+        if quantity not in _OWN
+    }
+    return [
+        item(
+            entries[name],
+            verdicts[name],
+            selection,
+            {quantity: plain(values.get(name)) for quantity, values in among.items()},
+        )
+        for name in names
+        if name in entries
+    ]
 
 
 def sort_names() -> list[str]:
@@ -198,6 +238,10 @@ def columns(board: Board) -> dict[str, Any]:
         "time": [entry.mtime for entry in entries],
         "state": [entry.state for entry in entries],
         "selected": [int(verdicts[entry.name].selected) for entry in entries],
+        "kind": [entry.kind for entry in entries],
+        "folder": [_text(entry.folder) for entry in entries],
+        "reason": [_text(entry.reason) for entry in entries],
+        "revision": [_revision(entry) for entry in entries],
         "metrics": metrics,
     }
 

@@ -144,6 +144,7 @@ class Item(BaseModel):
     processed: float | None = Field(description="When its record was written.")
     folder: str = Field(description="Of the input file.")
     metrics: dict[str, Any] = Field(description="As in the record: lengths in Å.")
+    shown: dict[str, float | None] = Field(description="In the names and units of /api/columns.")
     outputs: list[str] = Field(description="Names of what was written for it.")
     revision: str = Field(description="Changes when its pictures may have changed.")
 
@@ -262,6 +263,10 @@ class Columns(BaseModel):
     time: list[float]
     state: list[State]
     selected: list[int] = Field(description="1 or 0")
+    kind: list[str]
+    folder: list[str] = Field(description="Of the input file.")
+    reason: list[str] = Field(description="Why it is failed or stale.")
+    revision: list[str] = Field(description="Changes when its pictures may have changed.")
     metrics: dict[str, Column]
 
 
