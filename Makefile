@@ -25,12 +25,15 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Weft needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+# the web page is built by the installation, and again when its sources change
+PAGE := hatch_build.py $(shell find src/weft/web/app -name node_modules -prune -o -type f -print)
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(PAGE) | $(BIN)/python
 	@echo "installing Weft into $(VENV); the first time takes a few minutes"
 	$(PIP_INSTALL) -e .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml constraints.txt $(PAGE) | $(BIN)/python
 	@echo "installing Weft and what its tests need into $(VENV); the first time takes a few minutes"
 	$(PIP_INSTALL) -e '.[test]'
 	@touch $@ $(VENV)/.installed
