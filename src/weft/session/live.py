@@ -26,7 +26,7 @@ from weft.session.lock import SessionLock
 from weft.session.plan import Expectations
 from weft.session.running import override, sweep, visible_gpus
 from weft.session.watching import Watcher
-from weft.session.work import resolve_device, warm_up
+from weft.session.work import Outcome, resolve_device, warm_up
 
 if TYPE_CHECKING:
     from weft.session.config import SessionSettings
@@ -345,7 +345,9 @@ class Manager:
         self._workers = views
         self._engine_trouble = ""
 
-    def _outcome(self, outcome: Any) -> None:
+    def _outcome(self, outcome: Outcome) -> None:
+        said = outcome.error or f"{', '.join(outcome.done) or 'nothing to do'}, {outcome.seconds:.1f} s"
+        self._note(f"{outcome.item}: {said}")
         self._dispatcher.outcome(outcome)
         self._keeper.outcome()
 
