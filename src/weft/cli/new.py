@@ -45,4 +45,6 @@ def new(
     typer.echo(f"made {session} with {count} movie{'s' if count != 1 else ''}")
     if count == 0:
         typer.echo(f"no file matches {', '.join(made.settings.input.frames)} yet", err=True)
-    typer.echo(f"settings: {session / 'weft.toml'}\nnext:     weft run {session}, or weft live {session} while they come")
+
+    typer.echo(f"settings: {session / 'weft.toml'}")
+    typer.echo(f"next:     weft run {session}, or weft live {session} while they come")

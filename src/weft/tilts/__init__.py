@@ -1,0 +1,1 @@
+"""Tilt series: stacks, alignment, reconstruction."""
