@@ -55,7 +55,7 @@ def status(
         typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
         return
     items = figures["items"]
-    typer.echo(f"{opened.root}: {items['total']} items")
+    typer.echo(f"{opened.root}: {items['total']} item{'' if items['total'] == 1 else 's'}")
     for state in ("done", "stale", "new", "failed"):
         if items[state]:
             per_step = ", ".join(f"{n} {c[state]}" for n, c in figures["steps"].items() if c.get(state))

@@ -346,8 +346,6 @@ class Manager:
         self._engine_trouble = ""
 
     def _outcome(self, outcome: Outcome) -> None:
-        said = outcome.error or f"{', '.join(outcome.done) or 'nothing to do'}, {outcome.seconds:.1f} s"
-        self._note(f"{outcome.item}: {said}")
         self._dispatcher.outcome(outcome)
         self._keeper.outcome()
 
