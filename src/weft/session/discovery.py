@@ -33,6 +33,7 @@ OUTPUT_FOLDERS = (
     "preprocessed",
     "mask",
     "picks",
+    "tiltseries",
     "tiltstack",
     "reconstruction",
     "matching",
