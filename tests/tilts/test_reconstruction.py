@@ -232,8 +232,9 @@ def test_invert_and_deconvolve() -> None:
     geometry = tilted()
     images = tilt_images(POINTS, geometry, (100, 100), 10.0, sigma=14.0, optics=Optics(10.0, 300.0, 2.7, 0.1))
     settings = TomogramDeconvolutionSettings()
-    light, found, slabs = make(images, geometry, plain_contrast(), 10.0, cube=32, deconvolution=settings)
-    dark, _, _ = make(images, geometry, plain_contrast(), 10.0, cube=32, invert=False)
+    options: dict[str, Any] = {"cube": 32, "ctf_weights": "amplitude"}
+    light, found, slabs = make(images, geometry, plain_contrast(), 10.0, deconvolution=settings, **options)
+    dark, _, _ = make(images, geometry, plain_contrast(), 10.0, invert=False, **options)
     np.testing.assert_allclose(light["map"], -dark["map"], atol=1e-7)
     assert set(found) == {"map", "deconvolved"} == {name for name, _, _ in slabs}
     # low frequencies are lifted: most of the power of the deconvolved map is in them

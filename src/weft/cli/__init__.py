@@ -19,7 +19,7 @@ __all__ = ["COMMANDS", "app", "main"]
 
 #: Command → module of its group, and what it does in one line.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "new": ("weft.cli.new", "Make a session for a folder of movies."),
+    "new": ("weft.cli.new", "Make a session for a folder of movies, or of tilt series."),
     "run": ("weft.cli.run", "Process what is new or stale."),
     "live": ("weft.cli.live", "Process movies as they arrive, and show the session in a web page."),
     "workers": ("weft.cli.workers", "How to spread a session over a cluster."),
@@ -27,8 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("weft.cli.show", "Everything that is known about one item."),
     "settings": ("weft.cli.settings", "Read or change the settings of a session."),
     "select": ("weft.cli.select", "Choose micrographs by their metrics or by hand."),
+    "tilts": ("weft.cli.tilts", "Tilt series: import, stack, align, CTF, handedness, tomograms."),
     "preprocess": ("weft.cli.preprocess", "Prepare micrographs: crop, downsample, filter, normalise ..."),
     "report": ("weft.cli.report", "One HTML file about a session: figures, filters, pictures, settings."),
+    "import": ("weft.cli.import_", "Take in alignments that other programs have made."),
     "export": ("weft.cli.export", "Write results for other programs."),
     "reindex": ("weft.cli.reindex", "Make the tables and the index again from the records."),
     "simulate": ("weft.cli.simulate", "Make movies with known truth."),

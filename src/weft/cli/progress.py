@@ -110,5 +110,6 @@ def summary(report: RunReport, root: Path) -> str:
     lines.append(f"{stopped}{', '.join(counts)} in {duration(report.seconds)}")
     if report.failed and not report.interrupted:
         lines.append(f"after mending the cause: weft run {root} --retry")
-    lines.append(f"table: {root / 'micrographs.star'}")
+    tables = [root / name for name in ("tomograms.star", "micrographs.star")]
+    lines.append(f"table: {next((path for path in tables if path.exists()), tables[-1])}")
     return "\n".join(lines)

@@ -10,9 +10,10 @@ import bz2
 import gzip
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -22,7 +23,16 @@ from weft.errors import CorruptError, TruncatedError
 from weft.formats.atomic import atomic_write
 from weft.formats.mrc_header import HEADER_BYTES, MODES, MrcInfo, parse_header
 
-__all__ = ["MrcInfo", "MrcStack", "read", "read_header", "write", "write_stack"]
+__all__ = [
+    "MrcInfo",
+    "MrcStack",
+    "SectionWriter",
+    "read",
+    "read_header",
+    "stack_writer",
+    "write",
+    "write_stack",
+]
 
 _PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
@@ -202,35 +212,87 @@ def write_stack(
     sync: bool = True,
 ) -> int:
     """Write images as they come, atomically; returns how many. See `write` for the parameters."""
+    given: dict[str, Any] = {"volume": volume, "origin": origin, "labels": labels, "sync": sync}
+    with stack_writer(path, pixel_size, dtype=dtype, **given) as writer:
+        for section in sections:
+            writer.append(section)
+    return writer.count
+
+
+@contextmanager
+def stack_writer(
+    path: str | Path,
+    pixel_size: float | Sequence[float],
+    *,
+    dtype: DTypeLike = np.float32,
+    volume: bool = False,
+    origin: Sequence[float] = (0.0, 0.0, 0.0),
+    labels: Sequence[str] = (),
+    sync: bool = True,
+) -> Iterator[SectionWriter]:
+    """Write a file section by section; it takes its name when the block ends. See `write` for the parameters.
+
+    Raises
+    ------
+    ValueError
+        When no section was written, or one has another shape than those before it.
+    """
     target = np.dtype(dtype).newbyteorder("<")
-    mode = _mode_of(target)
-    shape: tuple[int, ...] = ()
-    n, total, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
     with atomic_write(path, sync=sync) as file:
         file.write(bytes(HEADER_BYTES))
-        for section in sections:
-            image = np.ascontiguousarray(_checked_cast(path, np.asarray(section), target, n))
-            if image.ndim != 2 or (n and image.shape != shape):
-                raise ValueError(
-                    f"section {n} of {path} has the shape {image.shape}, not {shape or '(y, x)'}"
-                )
-            shape = image.shape
-            file.write(image.data if image.size else b"")
-            if mode != 4:
-                # in double precision a mean of 1e8 pixels keeps its digits
-                low, high = min(low, float(image.min())), max(high, float(image.max()))
-                total += float(image.sum(dtype=np.float64))
-                squares += _sum_of_squares(image)
-            n += 1
-        if n == 0:
+        writer = SectionWriter(path, file, target)
+        yield writer
+        if writer.count == 0:
             raise ValueError(f"no sections to write to {path}")
-        size = n * shape[0] * shape[1]
-        mean = total / size
-        stats = (low, high, mean, math.sqrt(max(squares / size - mean * mean, 0.0)))
-        header = _make_header((n, *shape), mode, target, pixel_size, volume, origin, labels, stats)
+        shape, stats = (writer.count, *writer.shape), writer.statistics
+        header = _make_header(shape, writer.mode, target, pixel_size, volume, origin, labels, stats)
         file.seek(0)
         file.write(header)
-    return n
+
+
+class SectionWriter:
+    """Takes the sections of a file one after the other; made by `stack_writer`.
+
+    Attributes
+    ----------
+    count : int
+        Sections so far.
+    shape : tuple
+        y, x, of each.
+    """
+
+    def __init__(self, path: str | Path, file: BinaryIO, dtype: np.dtype[Any]) -> None:
+        self.count = 0
+        self.shape: tuple[int, ...] = ()
+        self.mode = _mode_of(dtype)
+        self._path, self._file, self._dtype = path, file, dtype
+        self._sums, self._limits = [0.0, 0.0], [math.inf, -math.inf]
+
+    def append(self, section: ArrayLike) -> None:
+        """Write one section (y, x)."""
+        image = np.ascontiguousarray(_checked_cast(self._path, np.asarray(section), self._dtype, self.count))
+        if image.ndim != 2 or (self.count and image.shape != self.shape):
+            raise ValueError(
+                f"section {self.count} of {self._path} has the shape {image.shape}, "
+                f"not {self.shape or '(y, x)'}"
+            )
+        self.shape = image.shape
+        self._file.write(image.data if image.size else b"")
+        if self.mode != 4:
+            # in double precision a mean of 1e8 pixels keeps its digits
+            low, high = self._limits
+            self._limits = [min(low, float(image.min())), max(high, float(image.max()))]
+            self._sums[0] += float(image.sum(dtype=np.float64))
+            self._sums[1] += _sum_of_squares(image)
+        self.count += 1
+
+    @property
+    def statistics(self) -> tuple[float, float, float, float]:
+        """Minimum, maximum, mean, standard deviation of all that was written."""
+        size = self.count * self.shape[0] * self.shape[1]
+        mean = self._sums[0] / size
+        low, high = self._limits
+        return low, high, mean, math.sqrt(max(self._sums[1] / size - mean * mean, 0.0))
 
 
 def _sum_of_squares(image: NDArray[Any]) -> float:

@@ -202,20 +202,22 @@ class Board:
             self._order = sorted((natural_key(name), name) for name in self._entries)
             self._touch(self._entries)
 
-    def add(self, sources: Mapping[str, tuple[Path, float]]) -> None:
+    def add(self, sources: Mapping[str, tuple[Path, float]], kind: str = "movie") -> None:
         """Put new items on the board.
 
         Parameters
         ----------
         sources : mapping
             Name → file, and when it was last changed (s since 1970).
+        kind : str
+            Of all of them.
         """
         with self._lock:
             for name, (path, mtime) in sources.items():
                 if name not in self._entries:
                     insort(self._order, (natural_key(name), name))
                 if name not in self._summaries and name not in self.broken:
-                    self._entries[name] = Entry(name, "movie", str(path), str(path.parent), mtime)
+                    self._entries[name] = Entry(name, kind, str(path), str(path.parent), mtime)
             self._touch(sources)
 
     def remove(self, names: Iterable[str]) -> None:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from weft.errors import SessionError
 from weft.session.agenda import Agenda, Rank
 from weft.session.discovery import name_items, natural_key
+from weft.session.engine import available_cores
 from weft.session.input import LiveSettings
 from weft.session.intake import follow_moved
 from weft.session.pace import Pace
 from weft.session.plan import steps_to_run
 from weft.session.records import FileIdentity, Summary
-from weft.session.steps import all_steps
+from weft.session.series_book import SeriesBook
+from weft.session.steps import all_steps, steps_of
 from weft.session.watching import Look
 from weft.session.work import Outcome, Task, killed, set_aside
 
@@ -89,6 +91,7 @@ class Dispatcher:
         self.stopping = False
         self.trouble = ""
         self.pace = Pace()
+        self.book = SeriesBook(session)
         self._note = on_note
         self._lock = threading.RLock()
         self._agenda = Agenda()
@@ -101,8 +104,10 @@ class Dispatcher:
         self._late: dict[str, _Late] = {}
         self._written: dict[str, Summary] = {}
         self._broken = 0
+        self._told: set[str] = set()
         self._resume_at = 0.0
         self._take_settings(settings)
+        self._take_series(self.book.tables)
         self.plan_all()
 
     # ------------------------------------------------------------------ what the engine asks
@@ -122,9 +127,9 @@ class Dispatcher:
                     entry.source,
                     name,
                     entry.kind,
-                    tuple(all_steps()),
+                    steps_of(entry.kind),
                     self._plain,
-                    self.threads,
+                    self._threads_for(entry.kind),
                     self.device,
                     retry=rank is Rank.ASKED,
                 )
@@ -133,6 +138,11 @@ class Dispatcher:
                 self.board.begin(name)
                 return task
             return None
+
+    def _threads_for(self, kind: str) -> int:
+        """A tilt series that is alone may use all cores."""
+        alone = kind == "series" and not self._in_work and not len(self._agenda)
+        return max(self.threads, available_cores()) if alone and self.threads else self.threads
 
     def ended(self) -> bool:
         """Whether no task will come any more."""
@@ -155,6 +165,7 @@ class Dispatcher:
                 self._broken, self.trouble = 0, ""
             self.pace.ended()
             self._plan(name)
+            self._take_series(self.book.follow([name], self.board.summaries()))
 
     def killer(self, task: Task, deaths: int) -> Outcome:
         """An item has killed its workers: set it aside."""
@@ -213,7 +224,8 @@ class Dispatcher:
                 self._note(f"{name}: its movie is {path} now")
             names = name_items(fresh, self._known)
             self._known.update({str(path): name for name, path in names.items()})
-            self.board.add({name: (path, fresh[path]) for name, path in names.items()})
+            kind = "tilt" if self.settings.input.of_tilts else "movie"
+            self.board.add({name: (path, fresh[path]) for name, path in names.items()}, kind)
             for name, identity in identities.items():
                 before = self.board.summary(name)
                 if before is not None and before.record.input.content != identity.content:
@@ -226,6 +238,72 @@ class Dispatcher:
                 self._tries.pop(name, None)
                 self._plan(name)
         return slipped
+
+    def look_at_series(self) -> dict[str, str]:
+        """Read the mdocs, match them with the movies; the series that wait, and for what.
+
+        Raises
+        ------
+        SettingsError, SessionError
+        """
+        if not self.settings.input.of_tilts:
+            return {}
+        with self._lock:
+            entries = self.board.entries
+            movies = {name: Path(e.source) for name, e in entries.items() if e.kind != "series"}
+            records = self.board.summaries()
+        news = self.book.look(movies, records)
+        with self._lock:
+            self._take_series(news.changed)
+            for text in news.found.problems:
+                if text not in self._told:
+                    self._told.add(text)
+                    self._note(text)
+            waiting = {}
+            for name in news.found.tables:
+                entry = self.board.entry(name)
+                if entry is not None and entry.state not in ("done", "processing"):
+                    self._plan(name)
+                    reason = self._unfinished(name)
+                    if reason:
+                        waiting[name] = reason
+            return waiting
+
+    def decide_tilts(self, name: str, tilts: Iterable[int], keep: bool | None) -> None:
+        """Keep or leave out tilts of a series by hand; None leaves it to Weft again.
+
+        Raises
+        ------
+        SessionError
+            For a series or a tilt that is not there.
+        """
+        with self._lock:
+            self.book.decide(name, tilts, keep)
+            self._take_series([name])
+
+    def _take_series(self, names: Iterable[str]) -> None:
+        """The tables of these series are new or have changed."""
+        for name in names:
+            path = self.book.path(name)
+            try:
+                identity = FileIdentity.of(path)
+            except OSError:
+                continue
+            self._known[str(path)] = name
+            self.board.add({name: (path, identity.mtime_ns * 1e-9)}, "series")
+            self.board.replaced(name, identity)
+            self._tries.pop(name, None)
+            self._plan(name)
+
+    def _unfinished(self, name: str) -> str:
+        """Why a series is not to be processed yet; empty when it is."""
+        # while movies are done anew, their series would be done anew with each of them
+        movies = [row.item for row in self.book.tables[name].tilts if row.item]
+        unsettled = [movie for movie in movies if movie in self._agenda or movie in self._in_work]
+        if unsettled:
+            return f"{len(unsettled)} of its {len(movies)} movies are still to be processed"
+        live = self.settings.get(LiveSettings)
+        return self.book.unfinished(name, live.series_quiet, live.series_deadline)
 
     def _miss(self, gone: Iterable[Path]) -> None:
         forgotten = []
@@ -359,6 +437,8 @@ class Dispatcher:
             return
         tries = self._tries[name]
         rank = self._rank(name)
+        if entry.kind == "series" and name in self.book.tables and self._unfinished(name):
+            rank = None
         if rank is None or tries >= _MOST_TRIES or name in self.board.selection.exclude:
             self._agenda.drop(name)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from weft.movies.source import SourceSettings
 from weft.physics.optics import Optics
@@ -17,9 +17,20 @@ class _ExposureSettings(Settings):
     """Where the data are, and what the microscope did."""
 
     frames: tuple[str, ...] = setting(
-        ...,
+        (),
         "Movies: one or several glob patterns; ** stands for any depth of folders.",
-        min_length=1,
+    )
+    mdoc: tuple[str, ...] = setting(
+        (),
+        "For tilt series: folders or glob patterns of their mdocs (or of .tomostar and RELION's STAR files, "
+        "or of stacks with .rawtlt or .tlt beside them); the movies are then tilts.",
+    )
+    tilt_axis: float | None = setting(
+        None,
+        "Tilt axis, counter-clockwise from the image's y axis; none takes what the mdocs say.",
+        unit="deg",
+        ge=-360.0,
+        le=360.0,
     )
     recursive: bool = setting(False, "Look in all folders below that of each pattern, too.")
     pixel_size: float = setting(..., "Pixel size of the frames as they are read.", unit="Å", gt=0)
@@ -37,10 +48,21 @@ class _ExposureSettings(Settings):
     gain_invert: bool = setting(False, "The gain reference is what to divide by.")
     defects: str | None = setting(None, "Defect map (MRC, TIFF) or text file of x, y, width, height rows.")
 
-    @field_validator("frames", mode="before")
+    @field_validator("frames", "mdoc", mode="before")
     @classmethod
     def _one_pattern(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _some_data(self) -> _ExposureSettings:
+        if not self.frames and not self.mdoc:
+            raise ValueError("frames must name the movies, or mdoc the tilt series; both are missing")
+        return self
+
+    @property
+    def of_tilts(self) -> bool:
+        """Whether the movies are tilts of series."""
+        return bool(self.mdoc)
 
 
 class InputSettings(SourceSettings, _ExposureSettings):
@@ -83,6 +105,18 @@ class LiveSettings(Settings):
     give_up: float = setting(
         60.0,
         "A file that stands still but is not complete is taken after so long, and fails with its own error.",
+        unit="s",
+        ge=0,
+    )
+    series_quiet: float = setting(
+        90.0,
+        "A tilt series all of whose movies are processed is taken when nothing was added to it for so long.",
+        unit="s",
+        ge=0,
+    )
+    series_deadline: float = setting(
+        900.0,
+        "A tilt series of which movies are missing is taken without them when nothing has come for so long.",
         unit="s",
         ge=0,
     )

@@ -1,8 +1,9 @@
-"""What a session holds: movies (tilt series come beside them)."""
+"""What a session holds: movies; tilt series are in :mod:`weft.session.tilt_item`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,32 +18,35 @@ if TYPE_CHECKING:
     from weft.defocus.micrograph import CTFModel
     from weft.movies.motion import MotionModel
 
-__all__ = ["Movie"]
+__all__ = ["Item", "Movie"]
 
 
-class Movie:
-    """One movie of a session, and what is known about it by now.
+class Item:
+    """One thing that a session processes, and what is known about it by now.
 
     Attributes
     ----------
     name : str
         What the session calls it: the file's stem, told apart where two folders hold the same.
     source : Path
-        The movie file.
+        Its file.
     record : Record or None
         None before the first step has run.
+    kind : ``"movie"``, ``"tilt"`` or ``"series"``
     """
 
-    kind = "movie"
-
-    def __init__(self, root: Path, name: str, source: Path, record: Record | None) -> None:
+    def __init__(
+        self, root: Path, name: str, source: Path, record: Record | None, kind: str = "movie"
+    ) -> None:
         self._root = root
         self.name = name
         self.source = source
-        self.record = record
+        # an old record may say otherwise: movies become tilts when the session is told of mdocs
+        self.record = None if record is None else replace(record, kind=kind)
+        self.kind = kind
 
     def __repr__(self) -> str:
-        return f"<Movie {self.name}>"
+        return f"<{type(self).__name__} {self.name}>"
 
     def _result(self, step: str, key: str) -> Any:
         done = self.record.steps.get(step) if self.record else None
@@ -50,6 +54,37 @@ class Movie:
             problem = self.error or f"its {step} step has not run"
             raise SessionError(f"{self.name}: no {step} result, {problem}")
         return done.results[key]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Numbers that describe it: pixel_size of the average (Å), motion, defocus, resolution ..."""
+        return self.record.metrics if self.record else {}
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Files written for it: ``average``, ``thumbnail``, ``powerspectrum`` ... by name."""
+        out: dict[str, Path] = {}
+        for step in self.record.steps.values() if self.record else ():
+            if step.status == "done":
+                out.update({name: self._root / path for name, path in step.outputs.items()})
+        return out
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed; None where nothing did."""
+        for step in self.record.steps.values() if self.record else ():
+            if step.error is not None:
+                return step.error.message
+        return None
+
+    @property
+    def results(self) -> Mapping[str, Mapping[str, Any]]:
+        """All results by step."""
+        return {name: step.results for name, step in self.record.steps.items()} if self.record else {}
+
+
+class Movie(Item):
+    """One movie of a session; see :class:`Item`. A tilt of a series is one, too."""
 
     @cached_property
     def motion(self) -> MotionModel:
@@ -92,30 +127,3 @@ class Movie:
         """
         places = np.asarray(xy, dtype=np.float64).reshape(-1, 2)
         return np.asarray(self.motion.track(places))
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Numbers that describe it: pixel_size of the average (Å), motion, defocus, resolution ..."""
-        return self.record.metrics if self.record else {}
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        """Files written for it: ``average``, ``thumbnail``, ``powerspectrum`` ... by name."""
-        out: dict[str, Path] = {}
-        for step in self.record.steps.values() if self.record else ():
-            if step.status == "done":
-                out.update({name: self._root / path for name, path in step.outputs.items()})
-        return out
-
-    @property
-    def error(self) -> str | None:
-        """Why it failed; None where nothing did."""
-        for step in self.record.steps.values() if self.record else ():
-            if step.error is not None:
-                return step.error.message
-        return None
-
-    @property
-    def results(self) -> Mapping[str, Mapping[str, Any]]:
-        """All results by step."""
-        return {name: step.results for name, step in self.record.steps.items()} if self.record else {}

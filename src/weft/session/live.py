@@ -229,6 +229,17 @@ class Manager:
         # what is excluded is not worked on
         self._dispatcher.plan(wanted)
 
+    def decide_tilts(self, series: str, tilts: Iterable[int], keep: bool | None) -> None:
+        """Keep or leave out tilts of a series by hand; None leaves it to Weft again.
+
+        Raises
+        ------
+        SessionError
+            For a series or a tilt that is not there.
+        """
+        self._dispatcher.decide_tilts(series, tilts, keep)
+        self._keeper.wake.set()
+
     def set_ranges(self, ranges: Mapping[str, tuple[float | None, float | None] | None]) -> None:
         """Change some of the selection's ranges; None removes one.
 
@@ -354,6 +365,7 @@ class Manager:
         known = {
             Path(record.input.path): (record.input.size, record.input.mtime_ns)
             for record in self.board.summaries().values()
+            if record.kind != "series"
         }
         watcher = Watcher(
             lambda: find_with_folders(self._settings.input, self.session.root),
@@ -367,9 +379,11 @@ class Manager:
             waiting: Mapping[Path, str] = {}
             try:
                 look = watcher.look()
-                self._waiting = waiting = look.waiting
+                waiting = look.waiting
                 for path in self._dispatcher.take_in(look) if look.ready or look.gone else ():
                     watcher.forget(path)
+                series = self._dispatcher.look_at_series()
+                self._waiting = {**waiting, **{Path(name): reason for name, reason in series.items()}}
             except Exception as error:  # whatever it is, the session must go on
                 self._note(f"looking for files: {type(error).__name__}: {error}")
             took = max((time.monotonic() - begin) / _LOOKING_TIME, (time.thread_time() - cpu) / _LOOKING)

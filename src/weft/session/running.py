@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -17,14 +17,16 @@ from weft.errors import SessionError
 from weft.formats.atomic import TEMPORARY_SUFFIX
 from weft.session import index
 from weft.session.config import SessionSettings
-from weft.session.discovery import OUTPUT_FOLDERS, find_movies
-from weft.session.engine import Crew, crew_size, run_tasks
+from weft.session.discovery import OUTPUT_FOLDERS, find_movies, natural_key
+from weft.session.engine import Crew, available_cores, crew_size, run_tasks
 from weft.session.input import EngineSettings
 from weft.session.intake import follow_moved
+from weft.session.items import Item
 from weft.session.lock import SessionLock
 from weft.session.plan import Expectations, states_under, steps_to_run
 from weft.session.records import Record, Summary
-from weft.session.steps import with_prerequisites
+from weft.session.series_book import SeriesBook
+from weft.session.steps import steps_of, with_prerequisites
 from weft.session.work import Outcome, Task, killed, resolve_device, set_aside
 
 if TYPE_CHECKING:
@@ -124,17 +126,19 @@ def run(
             (session.root / folder).mkdir(exist_ok=True)
         records = session.summaries(write_index=True)
         _follow_moved(session, records, settings)
-        todo = _tasks(session, records, settings, wanted, only, retry, report)
+        plan = _Plan(session, records, settings, wanted, only, retry, device, report)
         if scheduler is None:
-            crew = crew_size(engine, len(todo), visible_gpus(device))
+            crew = crew_size(engine, plan.total, visible_gpus(device))
         else:  # the threads of workers elsewhere are theirs
             crew = Crew(0, 0 if engine.threads == "auto" else engine.threads)
-        tasks = [replace(task, threads=crew.threads, device=device) for task in todo]
-        book = _Bookkeeper(session, records, settings, report, len(tasks), progress)
+        plan.crew = crew
+        book = _Bookkeeper(session, records, settings, report, plan, progress)
         try:
-            if tasks:
+            for text in plan.notes:
+                book.note(text)
+            if plan.total:
                 calls = book.outcome, book.killer, book.note
-                run_tasks(tasks, crew, engine, session.root, *calls, scheduler=scheduler)
+                run_tasks(plan, crew, engine, session.root, *calls, scheduler=scheduler)
         except KeyboardInterrupt:
             report.interrupted = True
         finally:
@@ -143,44 +147,129 @@ def run(
     return report
 
 
-def _tasks(
-    session: Session,
-    records: Mapping[str, Record],
-    settings: SessionSettings,
-    wanted: Sequence[str],
-    only: str | None,
-    retry: bool,
-    report: RunReport,
-) -> list[Task]:
-    """One task for every item that is not in accord; the others go into the report."""
-    plain, excluded, root = settings.plain(), session.selection.exclude, str(session.root)
-    found = session.movies(records)
-    items = {name: movie for name, movie in found.items() if only is None or fnmatchcase(name, only)}
-    if not items:
-        what = f"no item is called {only}" if only else f"no file matches {', '.join(settings.input.frames)}"
-        raise SessionError(f"{session.root}: there is nothing to do, {what}.")
-    expectations = Expectations(settings, session.root)
-    tasks = []
-    for name, movie in items.items():
-        if name in excluded:
+class _Plan:
+    """What a run has to do, in order; a `weft.session.engine.Source`.
+
+    Movies come first; a tilt series follows as soon as all of its movies have been seen to.
+
+    Attributes
+    ----------
+    notes : list of str
+        What people should know beforehand.
+    crew : Crew
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        records: dict[str, Record],
+        settings: SessionSettings,
+        wanted: Sequence[str],
+        only: str | None,
+        retry: bool,
+        device: str,
+        report: RunReport,
+    ) -> None:
+        self.session, self.records, self.report = session, records, report
+        self.crew = Crew(1, 0)
+        self._settings, self._plain = settings, settings.plain()
+        self._wanted, self._only, self._retry, self._device = wanted, only, retry, device
+        self._excluded = session.selection.exclude
+        self._expectations = Expectations(settings, session.root)
+        self._book = SeriesBook(session)
+        sources = session.movie_sources(records)
+        found = self._book.look(sources, records).found
+        self.notes = found.problems
+        items = session.items_of(records)
+        self._chosen = {n: item for n, item in items.items() if only is None or fnmatchcase(n, only)}
+        self._series = {n: item for n, item in self._chosen.items() if item.kind == "series"}
+        if only is not None:  # a series needs its movies, whatever they are called
+            for name in self._series:
+                rows = found.tables[name].tilts if name in found.tables else ()
+                self._chosen.update({row.item: items[row.item] for row in rows if row.item in items})
+        if not self._chosen:
+            named = (*settings.input.frames, *settings.input.mdoc)
+            what = f"no item is called {only}" if only else f"no file matches {', '.join(named)}"
+            raise SessionError(f"{session.root}: there is nothing to do, {what}.")
+        self._movies = deque(
+            task
+            for name, item in self._chosen.items()
+            if item.kind != "series" and (task := self._task(item)) is not None
+        )
+        self._open = {task.item for task in self._movies}
+        self._ready: deque[Task] = deque()
+        self._planned = len(self._movies)
+        self._expected = set(self._series) if steps_of("series", wanted) else set()
+        self._release()
+
+    @property
+    def total(self) -> int:
+        """Items that have to be done, as far as known."""
+        return self._planned + len(self._expected)
+
+    def next(self) -> Task | None:
+        """See `Source`."""
+        queue = self._ready or self._movies
+        if not queue:
+            return None
+        task = queue.popleft()
+        threads = self.crew.threads
+        if task.kind == "series" and self.crew.workers:
+            # what runs alone may use all cores
+            side_by_side = min(
+                self.crew.workers, 1 + len(self._ready) + len(self._movies) + len(self._expected)
+            )
+            threads = max(threads, available_cores() // side_by_side)
+        return replace(task, threads=threads, device=self._device)
+
+    def ended(self) -> bool:
+        """See `Source`."""
+        return not (self._ready or self._movies or self._expected)
+
+    def seen_to(self, name: str) -> None:
+        """An item has ended; its record is in `records`."""
+        if name in self._open:
+            self._open.discard(name)
+            self._book.follow([name], self.records)
+            self._release()
+
+    def _release(self) -> None:
+        """Series all of whose movies have been seen to."""
+        for name in sorted(self._expected, key=natural_key):
+            table = self._book.tables.get(name)
+            movies = {row.item for row in table.tilts} if table is not None else set()
+            if not movies & self._open:
+                self._expected.discard(name)
+                task = self._task(self._series[name])
+                if task is not None:
+                    self._planned += 1
+                    self._ready.append(task)
+
+    def _task(self, item: Item) -> Task | None:
+        """What is to be done about an item; None, and a word in the report, where nothing is."""
+        name, report = item.name, self.report
+        steps = steps_of(item.kind, self._wanted)
+        if not steps:
+            return None
+        if name in self._excluded:
             report.excluded.append(name)
-            continue
-        if movie.record is not None:
-            states = states_under(expectations, movie.record, movie.record.input.refreshed())
-            if not steps_to_run(states, wanted, retry=retry):
-                failed = [states[n].reason for n in wanted if n in states and states[n].state == "failed"]
+            return None
+        if item.record is not None:
+            states = states_under(self._expectations, item.record, item.record.input.refreshed())
+            if not steps_to_run(states, steps, retry=self._retry):
+                failed = [states[n].reason for n in steps if n in states and states[n].state == "failed"]
                 if failed:
                     report.failed[name] = failed[0]
                 else:
                     report.current.append(name)
-                continue
-        tasks.append(Task(root, str(movie.source), name, movie.kind, tuple(wanted), plain, retry=retry))
-    return tasks
+                return None
+        root, source = str(self.session.root), str(item.source)
+        return Task(root, source, name, item.kind, steps, self._plain, retry=self._retry)
 
 
 def _follow_moved(session: Session, records: dict[str, Record], settings: SessionSettings) -> None:
     """Movies that were renamed since the last run keep their records."""
-    known = {record.input.path for record in records.values()}
+    known = {record.input.path for record in records.values() if record.kind != "series"}
     new = [path for path in find_movies(settings.input, session.root) if str(path) not in known]
     for name in follow_moved(session, records, new):
         summary = session.store.read_summary(name)
@@ -213,14 +302,14 @@ class _Bookkeeper:
         records: dict[str, Record],
         settings: SessionSettings,
         report: RunReport,
-        total: int,
+        plan: _Plan,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.session = session
         self.records = records
         self.settings = settings
         self.report = report
-        self.total = total
+        self.plan = plan
         self.progress = progress
         self.counts: Counter[str] = Counter()
         self.changed: dict[str, Summary] = {}
@@ -237,6 +326,7 @@ class _Bookkeeper:
         if summary is not None:
             self.records[outcome.item] = summary.record
             self.changed[outcome.item] = summary
+        self.plan.seen_to(outcome.item)
         self._tell(item=outcome.item, error=outcome.error, seconds=outcome.seconds)
         # rewriting a long table for each of thousands of items would cost more than the items
         if time.monotonic() > self.next_tables:
@@ -253,7 +343,7 @@ class _Bookkeeper:
     def _tell(self, *, item: str = "", error: str = "", seconds: float = 0.0, note: str = "") -> None:
         if self.progress is not None:
             finished, failed = self.counts.total(), self.counts["failed"]
-            self.progress(Progress(self.total, finished, failed, item, error, seconds, note))
+            self.progress(Progress(self.plan.total, finished, failed, item, error, seconds, note))
 
     def write_tables(self) -> None:
         """Bring the tables and the index into accord with the records."""

@@ -11,14 +11,17 @@ from weft.errors import SessionError, SettingsError
 from weft.session import config, index
 from weft.session.config import SessionSettings
 from weft.session.discovery import find_movies, name_items, natural_key
-from weft.session.items import Movie
+from weft.session.items import Item, Movie
 from weft.session.lock import SessionLock
 from weft.session.plan import StepState, item_state, step_states
 from weft.session.records import Record, RecordStore
 from weft.session.running import Progress, RunReport, run
 from weft.session.selection import Judgement, Selection, Verdict
-from weft.session.steps import all_steps
+from weft.session.series_tables import write_tomograms_star
+from weft.session.steps import steps_of
 from weft.session.tables import is_prepared, write_micrographs_star
+from weft.session.tilt_item import TiltSeries
+from weft.session.tilt_table import FOLDER as TILT_TABLES
 
 __all__ = ["ItemStatus", "Progress", "RunReport", "Session", "new", "open"]
 
@@ -91,9 +94,14 @@ class Session:
     # ------------------------------------------------------------------ items
 
     @property
-    def items(self) -> dict[str, Movie]:
+    def items(self) -> dict[str, Item]:
         """All items by name, in natural order: those that have records, and those just found."""
-        return self.movies(self.store.read_all())
+        return self.items_of(self.store.read_all())
+
+    @property
+    def series(self) -> dict[str, TiltSeries]:
+        """The tilt series by name."""
+        return {name: item for name, item in self.items.items() if isinstance(item, TiltSeries)}
 
     def summaries(self, *, write_index: bool = False) -> dict[str, Record]:
         """All records without what is long in them, by name: their results are the metrics only.
@@ -113,19 +121,40 @@ class Session:
             raise SessionError(reason)
         return {name: summary.record for name, summary in found.items()}
 
-    def movies(self, records: Mapping[str, Record]) -> dict[str, Movie]:
-        """The items that belong to these records and to the files that are there now."""
-        known = {record.input.path: name for name, record in records.items()}
-        sources = name_items(find_movies(self.settings.input, self.root), known)
+    def movie_sources(self, records: Mapping[str, Record]) -> dict[str, Path]:
+        """The movies that belong to these records and to the files that are there now, by name."""
+        settings = self.settings.input
+        known = {record.input.path: name for name, record in records.items() if record.kind != "series"}
+        sources = name_items(find_movies(settings, self.root), known)
         for name, record in records.items():
-            sources.setdefault(name, Path(record.input.path))
-        names = sorted(sources, key=natural_key)
-        return {name: Movie(self.root, name, sources[name], records.get(name)) for name in names}
+            if record.kind != "series":
+                sources.setdefault(name, Path(record.input.path))
+        return sources
 
-    def __getitem__(self, name: str) -> Movie:
+    def items_of(self, records: Mapping[str, Record]) -> dict[str, Item]:
+        """The items that belong to these records and to the files that are there now."""
+        kind = "tilt" if self.settings.input.of_tilts else "movie"
+        sources = self.movie_sources(records)
+        items: dict[str, Item] = {
+            name: Movie(self.root, name, path, records.get(name), kind) for name, path in sources.items()
+        }
+        # a table of a series is the file of its item
+        tables = {path.stem: path for path in (self.root / TILT_TABLES).glob("*.json")}
+        for name, record in records.items():
+            if record.kind == "series":
+                tables.setdefault(name, Path(record.input.path))
+        for name, path in tables.items():
+            if not name.startswith("."):
+                items[name] = TiltSeries(self.root, name, path, records.get(name))
+        return {name: items[name] for name in sorted(items, key=natural_key)}
+
+    def __getitem__(self, name: str) -> Any:
         record = self.store.read(name)
         if record is not None:
-            return Movie(self.root, name, Path(record.input.path), record)
+            path = Path(record.input.path)
+            if record.kind == "series":
+                return TiltSeries(self.root, name, path, record)
+            return Movie(self.root, name, path, record, record.kind)
         items = self.items
         if name in items:
             return items[name]
@@ -135,7 +164,7 @@ class Session:
         hint = f"; there are {', '.join(similar)}" if similar else f" among its {len(items)}"
         raise SessionError(f"{self.root} has no item {name!r}{hint}.")
 
-    def __iter__(self) -> Iterator[Movie]:
+    def __iter__(self) -> Iterator[Item]:
         return iter(self.items.values())
 
     def __len__(self) -> int:
@@ -143,17 +172,15 @@ class Session:
 
     def status(self) -> dict[str, ItemStatus]:
         """How every item stands, by name."""
-        settings, items = self.settings, self.movies(self.summaries())
-        verdicts = self.selection.judge({name: movie.metrics for name, movie in items.items()})
+        settings, items = self.settings, self.items_of(self.summaries())
+        verdicts = self.selection.judge({name: item.metrics for name, item in items.items()})
         out = {}
-        for name, movie in items.items():
-            if movie.record is None:
-                states = {
-                    n: StepState("new", again=True) for n, s in all_steps().items() if "movie" in s.kinds
-                }
+        for name, item in items.items():
+            if item.record is None:
+                states = {n: StepState("new", again=True) for n in steps_of(item.kind)}
                 out[name] = ItemStatus("new", states, verdicts[name])
             else:
-                states = step_states(movie.record, settings, self.root)
+                states = step_states(item.record, settings, self.root)
                 out[name] = ItemStatus(item_state(states), states, verdicts[name])
         return out
 
@@ -210,7 +237,10 @@ class Session:
     # ------------------------------------------------------------------ tables
 
     def write_tables(self, records: Mapping[str, Record]) -> None:
-        """Write micrographs.star, and its like for what was selected and for what was preprocessed."""
+        """Write micrographs.star, its like for what was selected and preprocessed, and tomograms.star."""
+        write_tomograms_star(self.root / "tomograms.star", records.values(), self.root)
+        if records and all(record.kind != "movie" for record in records.values()):
+            return  # tilts are no micrographs
         write_micrographs_star(self.root / "micrographs.star", records.values(), self.root)
         prepared = self.root / "micrographs_preprocessed.star"
         if any(map(is_prepared, records.values())):
@@ -297,10 +327,10 @@ def new(root: str | Path, **settings: Any) -> Session:
         raise SessionError(f"{root} is a session already; delete its {config.FILE_NAME} to start again.")
     sections = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
     given = {name: value for name, value in settings.items() if name not in sections and value is not None}
-    frames = given.get("frames")
-    if frames is not None:
-        patterns = [frames] if isinstance(frames, str | Path) else list(frames)
-        given["frames"] = tuple(str(Path(pattern).expanduser().absolute()) for pattern in patterns)
+    for key in ("frames", "mdoc"):
+        if given.get(key) is not None:
+            patterns = [given[key]] if isinstance(given[key], str | Path) else list(given[key])
+            given[key] = tuple(str(Path(pattern).expanduser().absolute()) for pattern in patterns)
     for name in ("gain", "defects"):
         if given.get(name):
             path = Path(given[name]).expanduser().absolute()

@@ -99,9 +99,11 @@ class Step(ABC):
     version : int
         Raised when the same settings give another result than before.
     kinds : tuple of str
-        Items that it applies to: ``"movie"``, ``"series"``.
+        Items that it applies to: ``"movie"``, ``"tilt"`` (a movie of a tilt series), ``"series"``.
     after : tuple of str
-        Steps whose results it uses.
+        Steps of the same item whose results it uses.
+    of_tilts : tuple of str
+        For a series: steps of its tilts whose results it uses.
     sections : dict
         Its sections of weft.toml; it reads all of their keys.
     input_keys : tuple of str
@@ -112,6 +114,7 @@ class Step(ABC):
     version: ClassVar[int] = 1
     kinds: ClassVar[tuple[str, ...]] = ("movie",)
     after: ClassVar[tuple[str, ...]] = ()
+    of_tilts: ClassVar[tuple[str, ...]] = ()
     sections: ClassVar[Mapping[str, type[Settings]]] = {}
     input_keys: ClassVar[tuple[str, ...]] = ()
 

@@ -61,7 +61,8 @@ def write_micrographs_star(
     rows = []
     for record in sorted(records, key=lambda r: natural_key(r.item)):
         motion = record.steps.get("motion")
-        if motion is not None and motion.status == "done":
+        # tilts are no micrographs: each series has a table of its own
+        if record.kind == "movie" and motion is not None and motion.status == "done":
             row = _row(record, motion, name_of)
             if not prepared:
                 rows.append(row)

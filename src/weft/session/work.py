@@ -147,8 +147,7 @@ def work(task: Task) -> Outcome:
             )
         return finished([], text, task.steps[0])
 
-    if record is None:
-        record = Record(task.item, task.kind, source)
+    record = Record(task.item, task.kind, source) if record is None else replace(record, kind=task.kind)
     states = step_states(record, settings, root, source)
     todo = steps_to_run(states, task.steps, retry=task.retry)
     expected = expected_fingerprints(task.kind, source, settings, root)

@@ -57,9 +57,9 @@ class ReconstructionSettings(Settings):
         le=512,
     )
     ctf_weights: Literal["amplitude", "power", "none"] = setting(
-        "amplitude",
-        "What weighted data are divided by: the sum of |CTF| (keeps the CTF's amplitude, as Warp does), the "
-        "sum of CTF² (also corrects the amplitude, a Wiener filter); none leaves the CTF alone.",
+        "power",
+        "What weighted data are divided by: the sum of CTF² (corrects its amplitude too, a Wiener filter), the "
+        "sum of |CTF| (keeps the CTF's amplitude, as Warp does); none leaves the CTF alone.",
     )
     regularisation: float = setting(
         0.1,
@@ -111,6 +111,13 @@ class TomogramDeconvolutionSettings(DeconvolutionSettings):
     """How tomograms are deconvolved for viewing."""
 
     write: bool = setting(True, "Write a deconvolved copy of every tomogram, for viewing and segmentation.")
+    falloff: float = setting(
+        1.5,
+        "How fast the signal-to-noise ratio falls with frequency: a tomogram's voxel has seen fewer electrons "
+        "than a micrograph's pixel.",
+        ge=0.0,
+        le=10.0,
+    )
 
 
 def magnification(percent: float, angle: float) -> torch.Tensor:

@@ -15,7 +15,7 @@ from weft.errors import SettingsError
 if TYPE_CHECKING:
     from weft.session.step import Step
 
-__all__ = ["all_steps", "with_prerequisites"]
+__all__ = ["all_steps", "steps_of", "with_prerequisites"]
 
 
 @cache
@@ -25,8 +25,14 @@ def all_steps() -> Mapping[str, Step]:
     for module in pkgutil.iter_modules(__path__):
         step = importlib.import_module(f"{__name__}.{module.name}").STEP
         found[step.name] = step
-    order = TopologicalSorter({name: found[name].after for name in sorted(found)}).static_order()
-    return MappingProxyType({name: found[name] for name in order})
+    needs = {name: (*found[name].after, *found[name].of_tilts) for name in sorted(found)}
+    return MappingProxyType({name: found[name] for name in TopologicalSorter(needs).static_order()})
+
+
+def steps_of(kind: str, names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Those of the named steps, or of all, that items of a kind have."""
+    steps = all_steps()
+    return tuple(name for name in (steps if names is None else names) if kind in steps[name].kinds)
 
 
 def with_prerequisites(names: Iterable[str] | None) -> list[str]:
@@ -47,5 +53,6 @@ def with_prerequisites(names: Iterable[str] | None) -> list[str]:
         if name not in steps:
             raise SettingsError(f"{name!r} is not a step; there are {', '.join(steps)}.")
         wanted.add(name)
-        pending += [needed for needed in steps[name].after if needed not in wanted]
+        needs = (*steps[name].after, *steps[name].of_tilts)
+        pending += [needed for needed in needs if needed not in wanted]
     return [name for name in steps if name in wanted]

@@ -43,6 +43,7 @@ class MotionStep(Step):
     """Fit the motion, write the average, its halves, the tracks and a thumbnail."""
 
     name = "motion"
+    kinds = ("movie", "tilt")
     sections: ClassVar[Mapping[str, type[Settings]]] = {"motion": MotionSettings, "average": AverageSettings}
     input_keys = (
         "pixel_size",
@@ -64,6 +65,9 @@ class MotionStep(Step):
         """See :class:`Step`."""
         optics = job.settings.input.optics()
         average_settings = job.settings.get(AverageSettings)
+        if job.record.kind == "tilt":
+            # the dose of a whole series is weighted when its tomogram is made
+            average_settings = average_settings.model_copy(update={"dose_weighting": "none"})
         frames, facts = job.shared("frames", lambda: read_movie(job))
         on = on_device(frames, job.device)
         motion = fit_motion(on, optics, job.settings.get(MotionSettings))

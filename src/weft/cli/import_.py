@@ -1,0 +1,63 @@
+"""weft import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from weft.cli.options import SessionArgument, settings_options
+from weft.session.alignment_import import AlignmentImportSettings
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Take in what other programs have found: alignments of tilt series.",
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Take in what other programs have found: alignments of tilt series."""
+
+
+@app.command()
+@settings_options(AlignmentImportSettings)
+def alignments(
+    session: SessionArgument,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH...",
+            help="Files or folders of IMOD, AreTomo, Dynamo, RELION or Warp.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="GLOB", help="Only series whose name matches.")] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Use Weft's own alignment again, for all series or --only.")
+    ] = False,
+    settings: Any = None,
+) -> None:
+    """Use alignments made by IMOD, AreTomo, Dynamo, RELION 5 or Warp instead of Weft's own.
+
+    `weft run` then does anew what depends on them. Files are matched with series by their names, and views
+    with tilts by the movies' names, by number or by angle; the table says how.
+    """
+    from weft.errors import RequestError
+    from weft.session.alignment_import import import_alignments, remove_alignments
+    from weft.session.session import open as open_session
+
+    opened = open_session(session)
+    if remove == bool(paths):
+        raise RequestError("give the files or folders of alignments, or --remove.")
+    if remove:
+        names = remove_alignments(opened, only)
+        typer.echo(
+            f"Weft's own alignment is used again for {', '.join(names)}." if names else "None to remove."
+        )
+        return
+    report = import_alignments(opened, paths or [], AlignmentImportSettings(**settings), only)
+    typer.echo(report.describe())
+    raise typer.Exit(report.exit_code)
