@@ -39,6 +39,8 @@ _LIMITS = {
 }
 _ONE = "|".join(listing.STATES)
 _STATES = f"^(({_ONE})(,({_ONE}))*)?$"
+_KIND = "movie|tilt|series"
+_KINDS = f"^(({_KIND})(,({_KIND}))*)?$"
 _MARGIN = 1e-6  # of the field: rounding at its edge
 
 Revision = Annotated[str | None, Query(max_length=64, description="Makes the answer cacheable.")]
@@ -61,6 +63,12 @@ def list_items(
     state: Annotated[
         str, Query(max_length=100, pattern=_STATES, description="States, with commas; all by default.")
     ] = "",
+    kind: Annotated[
+        str,
+        Query(
+            max_length=100, pattern=_KINDS, description="movie, tilt, series, with commas; all by default."
+        ),
+    ] = "",
     search: Annotated[str, Query(max_length=200, description="Words in name, folder or reason.")] = "",
     selected: bool | None = None,
 ) -> Any:
@@ -68,7 +76,8 @@ def list_items(
     wanted = [name for name in state.split(",") if name]
     if sort.removeprefix("-") not in listing.sort_names():
         raise HTTPException(422, f"sort: there is no {sort!r}; there are {', '.join(listing.sort_names())}.")
-    names = listing.find(room.board, sort=sort, states=wanted, search=search, selected=selected)
+    kinds = [name for name in kind.split(",") if name]
+    names = listing.find(room.board, sort=sort, kinds=kinds, states=wanted, search=search, selected=selected)
     return {"total": len(names), "items": listing.items(room.board, names[offset : offset + limit])}
 
 

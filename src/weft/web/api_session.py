@@ -12,7 +12,7 @@ from weft.errors import SettingsError
 from weft.session.advice import AdviceSettings, advise
 from weft.session.quantities import QUANTITIES, shown_values
 from weft.web import models
-from weft.web.events import Busy
+from weft.web.events import Busy, status_for
 from weft.web.listing import plain
 from weft.web.room import AskerDep, Room, RoomDep, answers
 from weft.web.settings_form import field_errors, form
@@ -27,7 +27,7 @@ _ANYTHING = (None, None)
 @router.get("/status", responses=answers(), response_model=models.Status)
 def read_status(room: RoomDep, asker: AskerDep) -> Any:
     """How the session stands."""
-    return {**room.manager.status(), "readonly": asker != "owner"}
+    return status_for(room.manager, asker)
 
 
 @router.get("/columns", responses=answers() | {200: {"model": models.Columns}}, response_class=Response)
@@ -42,7 +42,7 @@ def read_columns(
 
 def _selection(room: Room) -> dict[str, Any]:
     board = room.board
-    metrics = {name: entry.metrics for name, entry in board.entries.items()}
+    metrics = {name: entry.metrics for name, entry in board.entries.items() if entry.kind != "series"}
     selection = board.selection
     counts = selection.counts(metrics)
     measured = sum(map(bool, metrics.values()))

@@ -11,13 +11,15 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 
 from weft.__about__ import __version__
-from weft.web import api_items, api_session
+from weft.web import api_items, api_series, api_session
 from weft.web.events import STATUS_EVERY, Hub
 from weft.web.images import Viewer
 from weft.web.listing import ColumnCache
 from weft.web.page import STATIC, page_router
 from weft.web.room import Room, add_handlers
 from weft.web.security import Access, Gate
+from weft.web.series_hand import Hands
+from weft.web.tomogram_slices import Tomograms
 
 if TYPE_CHECKING:
     from weft.session.live import Manager
@@ -47,7 +49,7 @@ class Application(Gate):
         self, manager: Manager, access: Access, *, static: Path = STATIC, status_every: float = STATUS_EVERY
     ) -> None:
         self.hub = Hub(manager, status_every)
-        self.api = _api(Room(manager, Viewer(), self.hub, ColumnCache()), static)
+        self.api = _api(Room(manager, Viewer(), self.hub, ColumnCache(), Tomograms(), Hands()), static)
         super().__init__(self.api, access)
 
 
@@ -78,6 +80,7 @@ def _api(room: Room, static: Path) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.include_router(api_session.router)
     app.include_router(api_items.router)
+    app.include_router(api_series.router)
     _describe_security(app)
     app.include_router(page_router(static))
     return app

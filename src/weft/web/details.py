@@ -19,7 +19,18 @@ from weft.session.plan import StepState
 from weft.session.records import Record
 from weft.web.images import Deconvolution
 
-__all__ = ["Missing", "curve", "deconvolution", "defocus", "extent", "finite", "shape", "steps", "tracks"]
+__all__ = [
+    "Missing",
+    "curve",
+    "deconvolution",
+    "defocus",
+    "extent",
+    "finite",
+    "shape",
+    "shown_curve",
+    "steps",
+    "tracks",
+]
 
 _TRACKS = 5  # places along each axis whose tracks are shown
 _CELLS = 24  # along the longer axis of the map of defocus
@@ -103,6 +114,17 @@ def curve(path: Path) -> dict[str, Any]:
             )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise Missing(f"{path.name} cannot be read ({error})") from None
+    return shown_curve(k, power, background, fit, quality)
+
+
+def shown_curve(
+    k: NDArray[np.float64],
+    power: NDArray[np.float64],
+    background: NDArray[np.float64],
+    fit: NDArray[np.float64],
+    quality: NDArray[np.float64],
+) -> dict[str, Any]:
+    """A rotational average without its background, its oscillations brought to the height of CTF²."""
     with np.errstate(all="ignore"):
         relative = np.nan_to_num(power / background - 1.0, nan=0.0, posinf=0.0, neginf=0.0)
     # the rings' amplitude falls by orders of magnitude: one scale would show the first rings only

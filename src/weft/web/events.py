@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from weft.session.live import Manager
     from weft.web.security import Role
 
-__all__ = ["Busy", "Hub"]
+__all__ = ["Busy", "Hub", "status_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,19 @@ class _Client:
 def _message(event: str, data: Any, identity: str) -> bytes:
     # JSON without line breaks, so one data line is enough
     return b"".join((f"event: {event}\nid: {identity}\ndata: ".encode(), json_bytes(data), b"\n\n"))
+
+
+def status_for(manager: Manager, role: Role, status: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The status of a session as the one who asks gets it.
+
+    Parameters
+    ----------
+    status : mapping, optional
+        As the manager has made it; asked for when not given.
+    """
+    given = manager.status() if status is None else status
+    of_tilts = manager.board.expectations.settings.input.of_tilts
+    return {**given, "readonly": role != "owner", "of_tilts": of_tilts}
 
 
 class Hub:
@@ -198,7 +211,7 @@ class Hub:
                     yield _message("alert", alert, identity)
                 for kind, data in pending.items():
                     if kind == "status":
-                        data = {**data, "readonly": role != "owner"}
+                        data = status_for(self.manager, role, data)
                     yield _message(kind, data, identity)
                 if not self._closed.is_set():
                     await asyncio.sleep(GATHERED)

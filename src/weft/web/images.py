@@ -26,7 +26,7 @@ from weft.micrographs.deconvolution import DeconvolutionSettings, deconvolve
 from weft.physics.fourier import resize
 from weft.physics.optics import Optics
 
-__all__ = ["Deconvolution", "Gone", "Viewer", "comparison_png", "mask_png", "png"]
+__all__ = ["Deconvolution", "Gone", "Kept", "Viewer", "comparison_png", "mask_png", "png"]
 
 V = TypeVar("V")
 
@@ -40,8 +40,8 @@ class Gone(Exception):
     """Who asked has gone away: a slider that moves on leaves pictures behind that nobody wants."""
 
 
-class _Kept(Generic[V]):
-    """The values used last, up to so many bytes."""
+class Kept(Generic[V]):
+    """The values used last, up to so many bytes. Safe in several threads."""
 
     def __init__(self, limit: int, size: Callable[[V], int]) -> None:
         self._limit = limit
@@ -51,12 +51,14 @@ class _Kept(Generic[V]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> V | None:
+        """The value, which counts as used now; None where it is not kept."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def put(self, key: Hashable, value: V) -> None:
+        """Keep a value in place of those that were used longest ago."""
         with self._lock:
             old = self._values.pop(key, None)
             self._total += self._size(value) - (0 if old is None else self._size(old))
@@ -111,8 +113,12 @@ def _reduced_size(shape: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def _load(path: Path, longest: int) -> _Reduced:
-    data, _ = mrc.read(path)
+def _load(path: Path, longest: int, section: int | None) -> _Reduced:
+    if section is None:
+        data, _ = mrc.read(path)
+    else:
+        with mrc.MrcStack(path) as stack:
+            data = stack.read(section)
     if data.ndim != 2:
         raise ValueError(f"{path.name} holds {data.ndim} dimensions, a micrograph has two")
     image = torch.from_numpy(np.asarray(data, dtype=np.float32))
@@ -142,8 +148,8 @@ class Viewer:
 
     def __init__(self, workers: int = _WORKERS) -> None:
         self._workers = workers
-        self._images: _Kept[_Reduced] = _Kept(_KEPT_IMAGES, lambda kept: kept.image.nbytes)
-        self._pictures: _Kept[bytes] = _Kept(_KEPT_PICTURES, len)
+        self._images: Kept[_Reduced] = Kept(_KEPT_IMAGES, lambda kept: kept.image.nbytes)
+        self._pictures: Kept[bytes] = Kept(_KEPT_PICTURES, len)
 
     def start(self) -> None:
         """Make the threads; called on the event loop."""
@@ -167,7 +173,9 @@ class Viewer:
                 raise Gone
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def render(self, path: Path, longest: int, how: Deconvolution | None) -> bytes:
+    def render(
+        self, path: Path, longest: int, how: Deconvolution | None, section: int | None = None
+    ) -> bytes:
         """A micrograph as PNG.
 
         Parameters
@@ -177,6 +185,8 @@ class Viewer:
         longest : int
             Pixels of the picture's longer side; an image is never enlarged.
         how : Deconvolution, optional
+        section : int, optional
+            Of a stack, which alone is read.
 
         Raises
         ------
@@ -184,14 +194,14 @@ class Viewer:
             When the file cannot be read.
         """
         stat = path.stat()
-        identity = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, longest)
+        identity = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, longest, section)
         key: Any = (identity, how)
         picture = self._pictures.get(key)
         if picture is not None:
             return picture
         reduced = self._images.get(identity)
         if reduced is None:
-            reduced = _load(path, longest)
+            reduced = _load(path, longest, section)
             self._images.put(identity, reduced)
         image = reduced.image
         if how is not None:

@@ -74,6 +74,8 @@ def _revision(entry: Entry) -> str:
 
 def _own_shown(entry: Entry) -> dict[str, float | None]:
     shown: dict[str, float | None] = dict.fromkeys(_OWN)
+    if entry.kind == "series":
+        return shown
     for name, (metric, scale) in _OWN.items():
         value = entry.metrics.get(metric)
         if isinstance(value, int | float) and math.isfinite(value):
@@ -115,9 +117,9 @@ def item(
 def items(board: Board, names: Iterable[str]) -> list[dict[str, Any]]:
     """Some items; those that have gone meanwhile are left out."""
     entries, verdicts, selection = board.entries, board.verdicts, board.selection
-    metrics = {name: entry.metrics for name, entry in entries.items()}
+    metrics = {name: entry.metrics for name, entry in entries.items() if entry.kind != "series"}
     among = {
-        quantity: dict(zip(entries, _rounded(shown_values(metrics, quantity)), strict=True))
+        quantity: dict(zip(metrics, _rounded(shown_values(metrics, quantity)), strict=True))
         for quantity in QUANTITIES
         if quantity not in _OWN
     }
@@ -142,7 +144,8 @@ def _sort_values(board: Board, found: list[Entry], by: str) -> list[Any]:
     """One value for each item, None where it has none."""
     if by in QUANTITIES or by in _FURTHER:
         # a quantity may depend on all items, whichever are shown
-        values = dict(zip(board.entries, _shown(board, by).tolist(), strict=True))
+        entries = list(board.entries.values())
+        values = dict(zip((e.name for e in entries), _shown(entries, by).tolist(), strict=True))
         return [value if math.isfinite(value) else None for value in (values[e.name] for e in found)]
     if by == "selected":
         verdicts = board.verdicts
@@ -158,6 +161,7 @@ def find(
     board: Board,
     *,
     sort: str = "name",
+    kinds: Collection[str] = (),
     states: Collection[str] = (),
     search: str = "",
     selected: bool | None = None,
@@ -168,6 +172,8 @@ def find(
     ----------
     sort : str
         One of `sort_names`, with a minus before it for falling order.
+    kinds : collection of str
+        Only items of these; all for none.
     states : collection of str
         Only items in these; all for none.
     search : str
@@ -177,6 +183,8 @@ def find(
     """
     entries = board.entries
     found = list(entries.values())
+    if kinds:
+        found = [entry for entry in found if entry.kind in kinds]
     if states:
         found = [entry for entry in found if entry.state in states]
     if selected is not None:
@@ -202,9 +210,10 @@ def find(
     return [found[i].name for _, i in known] + [found[i].name for i in unknown]
 
 
-def _shown(board: Board, name: str) -> NDArray[np.float64]:
-    """One column of all items in the unit of screens; NaN where it was not measured."""
-    metrics = {entry.name: entry.metrics for entry in board.entries.values()}
+def _shown(entries: Iterable[Entry], name: str) -> NDArray[np.float64]:
+    """One column of items in the unit of screens; NaN where it was not measured."""
+    # what a tilt series is measured by is called the same, and is not the same
+    metrics = {entry.name: entry.metrics if entry.kind != "series" else {} for entry in entries}
     if name in QUANTITIES:
         return shown_values(metrics, name)
     metric, _, _, scale = _FURTHER[name]
@@ -222,14 +231,18 @@ def _rounded(values: NDArray[np.float64]) -> list[float]:
 
 
 def columns(board: Board) -> dict[str, Any]:
-    """All items by column, as `weft.web.models.Columns` has it; quantities that no item has are left out."""
+    """All movies by column, as `weft.web.models.Columns` has it; quantities that none has are left out.
+
+    Tilt series are no rows of it: they have lists of their own.
+    """
     version = board.version
-    entries, verdicts = list(board.entries.values()), board.verdicts
+    entries = [entry for entry in board.entries.values() if entry.kind != "series"]
+    verdicts = board.verdicts
     named = {name: (quantity.label, quantity.unit) for name, quantity in QUANTITIES.items()}
     named |= {name: (label, unit) for name, (_, label, unit, _) in _FURTHER.items()}
     metrics = {}
     for name, (label, unit) in named.items():
-        values = _shown(board, name)
+        values = _shown(entries, name)
         if np.isfinite(values).any():
             metrics[name] = {"label": label, "unit": unit, "values": _rounded(values)}
     return {

@@ -116,6 +116,7 @@ class Status(BaseModel):
     session: str
     version: str
     readonly: bool = Field(description="Whether the asker may only look.")
+    of_tilts: bool = Field(description="Whether the movies are tilts of series.")
     items: Counts
     throughput: Throughput
     backlog: int
@@ -129,7 +130,7 @@ class Status(BaseModel):
 
 
 class Item(BaseModel):
-    """One movie, as lists show it."""
+    """One movie or tilt series, as lists show it."""
 
     id: str
     name: str
@@ -144,7 +145,9 @@ class Item(BaseModel):
     processed: float | None = Field(description="When its record was written.")
     folder: str = Field(description="Of the input file.")
     metrics: dict[str, Any] = Field(description="As in the record: lengths in Å.")
-    shown: dict[str, float | None] = Field(description="In the names and units of /api/columns.")
+    shown: dict[str, float | None] = Field(
+        description="In the names and units of /api/columns; empty of numbers for tilt series."
+    )
     outputs: list[str] = Field(description="Names of what was written for it.")
     revision: str = Field(description="Changes when its pictures may have changed.")
 
@@ -256,7 +259,7 @@ class Column(BaseModel):
 
 
 class Columns(BaseModel):
-    """All items by column, in natural order of their names."""
+    """All movies by column, in natural order of their names; tilt series have requests of their own."""
 
     version: int
     ids: list[str]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from weft.session.live import Manager
     from weft.web.events import Hub
     from weft.web.listing import ColumnCache
+    from weft.web.series_hand import Hands
+    from weft.web.tomogram_slices import Tomograms
 
 __all__ = ["AskerDep", "EntryDep", "Room", "RoomDep", "add_handlers", "answers"]
 
@@ -36,6 +38,8 @@ class Room:
     viewer: Viewer
     hub: Hub
     columns: ColumnCache
+    tomograms: Tomograms
+    hands: Hands
 
     @property
     def board(self) -> Board:

@@ -4,7 +4,7 @@ import { expired } from "./data/api";
 import { connection, dismiss, readonly, status, toasts } from "./data/store";
 import { hovered } from "./data/highlight";
 import { cardAt } from "./plots/pointer";
-import { route } from "./router";
+import { home, route } from "./router";
 import { chooseTheme, dark, palette } from "./ui/theme";
 import { VIEWS } from "./views";
 
@@ -56,10 +56,10 @@ function Header() {
       </span>
       <span class="session-name" title={status.value?.session}>{sessionName()}</span>
       <nav aria-label="Views">
-        {VIEWS.filter((one) => one.label).map((one) => (
+        {VIEWS.filter((one) => one.label?.()).map((one) => (
           <a key={one.name} href={one.address} aria-current={one.name === current ? "page" : undefined}>
-            {one.label}
-            {one.name === "overview" && alerts > 0 && (
+            {one.label?.()}
+            {one.name === home.value && alerts > 0 && (
               <span class="count" title={`${alerts} alerts`}>{alerts}<span class="visually-hidden"> alerts</span></span>
             )}
           </a>
@@ -95,7 +95,7 @@ export function App() {
   void palette.value; // keeps the colours in accord with the theme
   const session = sessionName();
   useEffect(() => {
-    document.title = [route.value.id || found?.label, session, "Weft"].filter(Boolean).join(" · ");
+    document.title = [route.value.id || found?.label?.(), session, "Weft"].filter(Boolean).join(" · ");
     hovered.value = -1;
     cardAt.value = null;
   }, [route.value, session]);
@@ -115,7 +115,12 @@ export function App() {
           Reconnecting. What is shown is as it was when the connection was lost.
         </div>
       )}
-      {Current ? <Current /> : <main class="empty" id="main">There is no such view.</main>}
+      {Current ? (
+        <Current />
+      ) : (
+        // until it is known what the session holds, there is nothing to be seen first
+        <main class="empty" id="main" aria-busy={!home.value}>{home.value && "There is no such view."}</main>
+      )}
       <Toasts />
     </>
   );

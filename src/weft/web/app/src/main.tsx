@@ -7,6 +7,7 @@ import "./styles/overview.css";
 import "./styles/gallery.css";
 import "./styles/micrograph.css";
 import "./styles/settings.css";
+import "./styles/series.css";
 
 render(<App />, document.getElementById("app")!);
 start();

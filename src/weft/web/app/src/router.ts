@@ -4,6 +4,9 @@ import { computed, signal } from "@preact/signals";
 const hash = signal(window.location.hash);
 window.addEventListener("hashchange", () => (hash.value = window.location.hash));
 
+/** The view that is seen first: known once the server has told what the session holds. */
+export const home = signal("");
+
 export interface Route {
   view: string;
   id: string;
@@ -21,11 +24,15 @@ function decode(text: string): string {
 export const route = computed<Route>(() => {
   const [path = "", query = ""] = hash.value.replace(/^#\/?/, "").split(/\?(.*)/s);
   const [view = "", ...rest] = path.split("/");
-  return { view: view || "overview", id: decode(rest.join("/")), query: new URLSearchParams(query) };
+  return { view: view || home.value, id: decode(rest.join("/")), query: new URLSearchParams(query) };
 });
 
 export const address = {
-  overview: "#/",
+  overview: "#/overview",
+  series: (id = "", query: Record<string, string> = {}) => {
+    const text = new URLSearchParams(query).toString();
+    return `#/series${id ? `/${encodeURIComponent(id)}` : ""}${text ? `?${text}` : ""}`;
+  },
   settings: "#/settings",
   micrographs: (query: Record<string, string> = {}) => {
     const text = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== "")).toString();

@@ -68,11 +68,11 @@ async function request(path: string, init: RequestInit = {}): Promise<Response> 
   return reply;
 }
 
-async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
+export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
   return (await (await request(path, { signal })).json()) as T;
 }
 
-async function send<T>(method: string, path: string, body: unknown = {}): Promise<T> {
+export async function send<T>(method: string, path: string, body: unknown = {}): Promise<T> {
   const headers = { "Content-Type": "application/json" };
   const reply = await request(path, { method, headers, body: JSON.stringify(body) });
   const text = await reply.text();

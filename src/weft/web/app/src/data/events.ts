@@ -1,7 +1,7 @@
 /** The stream of server-sent events; it reconnects by itself and catches up on what it missed. */
 import { api, expired } from "./api";
 import { columns } from "./columns";
-import { connection, loadAdvice, loadAll, reloadColumns, settingsVersion, status, takeItems, takeSelection } from "./store";
+import { connection, loadAdvice, loadAll, reloadColumns, settingsVersion, takeItems, takeSelection, takeStatus } from "./store";
 import type { Alert, Item, SelectionEvent, Status } from "./types";
 
 const FIRST_DELAY = 500;
@@ -78,7 +78,7 @@ function connect(): void {
   let first = true;
   on<Status>(stream, "status", (found, version) =>
     whenLoaded(() => {
-      status.value = found;
+      takeStatus(found);
       // the columns may have been fetched before the stream began to tell changes
       if (first && version > columns.serverVersion) reloadColumns();
       first = false;
@@ -93,7 +93,7 @@ function connect(): void {
   on<unknown>(stream, "settings", () => whenLoaded(() => settingsVersion.value++));
   on<Alert | Alert[]>(stream, "alert", () =>
     whenLoaded(() => {
-      api.status().then((found) => (status.value = found)).catch(() => undefined);
+      api.status().then(takeStatus).catch(() => undefined);
       void loadAdvice();
     }),
   );

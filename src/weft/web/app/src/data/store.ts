@@ -2,12 +2,15 @@
 import { computed, signal } from "@preact/signals";
 import { api, ApiError } from "./api";
 import { columns } from "./columns";
+import { home } from "../router";
+import { loadSeries, seriesNews } from "./series";
 import type { Advice, Bounds, Decision, Item, Selection, SelectionEvent, Status } from "./types";
 
 export type Connection = "connecting" | "live" | "reconnecting";
 
 export const connection = signal<Connection>("connecting");
 export const status = signal<Status | null>(null);
+export const ofTilts = computed(() => status.value?.of_tilts ?? false);
 export const selection = signal<Selection | null>(null);
 export const advice = signal<Advice[]>([]);
 /** Goes up when the settings have changed on the server. */
@@ -43,8 +46,14 @@ export async function loadAll(): Promise<void> {
   const [found, chosen, now] = await Promise.all([api.columns(), api.selection(), api.status()]);
   columns.load(found);
   keepSelection(chosen);
-  status.value = now;
+  takeStatus(now);
   void loadAdvice();
+  if (now.of_tilts) void loadSeries();
+}
+
+export function takeStatus(found: Status): void {
+  status.value = found;
+  home.value = found.of_tilts ? "series" : "overview";
 }
 
 function keepSelection(found: Selection): void {
@@ -61,8 +70,10 @@ export async function loadAdvice(): Promise<void> {
 }
 
 export function takeItems(items: Item[]): void {
-  if (!columns.put(items)) reloadColumns();
+  // series have lists of their own
+  if (!columns.put(items.filter((item) => item.kind !== "series"))) reloadColumns();
   arrived.value = items;
+  seriesNews(items);
 }
 
 const RELOAD_DELAY = 150;
@@ -154,7 +165,7 @@ export async function retry(ids: string[]): Promise<boolean> {
 export async function togglePause(): Promise<void> {
   try {
     await (status.value?.paused ? api.resume() : api.pause());
-    status.value = await api.status();
+    takeStatus(await api.status());
   } catch (error) {
     complain(error);
   }

@@ -33,6 +33,8 @@ export interface Status {
   session: string;
   version: string;
   readonly: boolean;
+  /** Whether the movies are tilts of series. */
+  of_tilts?: boolean;
   items: Counts;
   throughput: { per_hour: number | null; recent_per_hour: number | null };
   backlog: number;

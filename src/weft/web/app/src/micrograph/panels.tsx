@@ -127,7 +127,7 @@ export function FilePanel({ item }: { item: ItemDetails }) {
   );
 }
 
-export function StepsPanel({ item }: { item: ItemDetails }) {
+export function StepsPanel({ item }: { item: Pick<ItemDetails, "steps"> }) {
   return (
     <section class="panel" aria-label="Steps and their settings">
       <header class="panel-head"><h2>Steps <span class="unit">and the settings they used</span></h2></header>

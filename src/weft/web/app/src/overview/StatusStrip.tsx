@@ -1,5 +1,6 @@
 /** The session at a glance: one line that a person reads from across the room. */
-import { readonly, status, togglePause } from "../data/store";
+import { columns } from "../data/columns";
+import { ofTilts, readonly, status, togglePause } from "../data/store";
 import type { Counts, State } from "../data/types";
 import { address } from "../router";
 import { bytes, count, DASH, duration, number, plural } from "../ui/format";
@@ -44,10 +45,22 @@ function StateBar({ items }: { items: Counts }) {
   );
 }
 
+/** Of the tilts alone: the server counts their series with them. */
+function movieCounts(all: Counts): Counts {
+  void columns.version.value;
+  const found: Counts = { ...all, total: columns.length, done: 0, failed: 0, stale: 0, new: 0, processing: 0, selected: 0 };
+  for (let index = 0; index < columns.length; index++) {
+    found[columns.state[index]!]++;
+    if (columns.selected[index]) found.selected++;
+  }
+  return found;
+}
+
 export function StatusStrip() {
   const now = status.value;
   if (!now) return <div class="status-strip loading" aria-busy="true" />;
-  const { items, disk } = now;
+  const { disk } = now;
+  const items = ofTilts.value ? movieCounts(now.items) : now.items;
   const busy = now.workers.filter((worker) => worker.item !== null);
   const used = disk.total > 0 ? 1 - disk.free / disk.total : 0;
   const recent = now.throughput.recent_per_hour;
@@ -59,7 +72,7 @@ export function StatusStrip() {
           value={rate(recent ?? now.throughput.per_hour)}
           detail={recent === null ? undefined : `${rate(now.throughput.per_hour)} overall`}
         />
-        <Tile label="Backlog" value={count(now.backlog)} detail={plural(items.total, "micrograph")} />
+        <Tile label="Backlog" value={count(now.backlog)} detail={plural(items.total, ofTilts.value ? "tilt" : "micrograph")} />
         <Tile label="Time left" value={now.backlog > 0 ? duration(now.time_left_s) : DASH} />
         <Tile
           label="Selected"

@@ -1,7 +1,7 @@
 /** All settings as a form; it says what becomes stale before anything is changed. */
 import { useEffect, useState } from "preact/hooks";
 import { api, ApiError } from "../data/api";
-import { complain, readonly, say, settingsVersion } from "../data/store";
+import { complain, ofTilts, readonly, say, settingsVersion } from "../data/store";
 import type { Preview, Section } from "../data/types";
 import { count, plural, settingText } from "../ui/format";
 import { useSettled } from "../ui/hooks";
@@ -15,7 +15,7 @@ let kept: Draft = {};
 function stale(preview: Preview): string {
   if (preview.items === 0) return "No result becomes stale.";
   const steps = Object.entries(preview.steps).filter(([, n]) => n > 0).map(([step, n]) => `${step} of ${count(n)}`);
-  return `${plural(preview.items, "micrograph")} will be processed again: ${steps.join(", ")}.`;
+  return `${plural(preview.items, ofTilts.value ? "item" : "micrograph")} will be processed again: ${steps.join(", ")}.`;
 }
 
 function usePreview(changes: Draft): { preview: Preview | null; problem: string; fresh: boolean } {

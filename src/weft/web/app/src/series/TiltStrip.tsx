@@ -1,0 +1,141 @@
+/** The tilts of a series as pictures: what was measured, which take no part and why, and the choice by hand. */
+import { tiltThumbnail, type Tilt } from "../data/series";
+import { readonly } from "../data/store";
+import { address } from "../router";
+import { number } from "../ui/format";
+import { Shape } from "../ui/states";
+import { hoveredTilt, tiltOrder } from "./state";
+import { angstrom, degrees, micrometres, percent, withMinus } from "./words";
+
+interface Props {
+  id: string;
+  tilts: readonly Tilt[];
+  revision: string;
+  onDecide: (tilts: number[], keep: boolean | null) => void;
+}
+
+/** Whether it will take part when everything is up to date. */
+const takesPart = (tilt: Tilt): boolean => tilt.decision ?? (tilt.pending ? true : tilt.used);
+
+function verdict(tilt: Tilt): string {
+  if (tilt.pending) {
+    if (tilt.decision === null) return "left to Weft again, not done yet";
+    return tilt.decision ? "kept by hand, not done yet" : "left out by hand, not done yet";
+  }
+  if (!tilt.used) return withMinus(tilt.reason) || "not processed yet";
+  if (tilt.decision) return "kept by hand";
+  return withMinus(tilt.doubt);
+}
+
+function Numbers({ tilt }: { tilt: Tilt }) {
+  const rows: [string, string][] = [
+    ["motion", angstrom(tilt.motion)],
+    ["defocus", micrometres(tilt.defocus)],
+    ["CTF to", tilt.fitted === false ? "no rings" : angstrom(tilt.resolution)],
+    ["residual", tilt.aligned === false ? "not seen" : angstrom(tilt.residual)],
+    ["counts", percent(tilt.relative_counts)],
+  ];
+  return (
+    <dl class="tilt-numbers">
+      {rows.map(([name, value]) => (
+        <div key={name}><dt>{name}</dt><dd>{value}</dd></div>
+      ))}
+    </dl>
+  );
+}
+
+function Card({ id, tilt, revision, onDecide }: { id: string; tilt: Tilt; revision: string; onDecide: Props["onDecide"] }) {
+  const part = takesPart(tilt);
+  const said = verdict(tilt);
+  const usable = tilt.pictured;
+  const decide = (keep: boolean | null) => onDecide([tilt.index], keep);
+  const key = (event: KeyboardEvent) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const card = event.currentTarget as HTMLElement;
+    const moves: Record<string, Element | null> = {
+      ArrowLeft: card.previousElementSibling,
+      ArrowRight: card.nextElementSibling,
+    };
+    if (event.key in moves) (moves[event.key] as HTMLElement | null)?.focus();
+    else if (readonly.value || !usable) return;
+    else if (event.key === "e") decide(false);
+    else if (event.key === "i") decide(true);
+    else if (event.key === "u") decide(null);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  return (
+    <li
+      class={`tilt-card${part ? "" : " out"}${tilt.pending ? " pending" : ""}${hoveredTilt.value === tilt.index ? " marked" : ""}`}
+      data-tilt={tilt.index}
+      tabIndex={0}
+      aria-label={`${degrees(tilt.angle)}, ${part ? "takes part" : "left out"}${said ? `, ${said}` : ""}`}
+      onPointerEnter={(event) => event.pointerType === "mouse" && (hoveredTilt.value = tilt.index)}
+      onPointerLeave={() => (hoveredTilt.value = -1)}
+      onKeyDown={key}
+    >
+      <a
+        class={`tilt-picture${tilt.pictured ? "" : " blank"}`}
+        href={address.series(id, { show: "alignment", tilt: String(tilt.index) })}
+        tabIndex={-1}
+        aria-label={`Look at ${degrees(tilt.angle)}`}
+      >
+        {tilt.pictured && (
+          <img
+            src={tiltThumbnail(id, tilt.index, revision)}
+            alt=""
+            loading="lazy"
+            decoding="async"
+            draggable={false}
+            onError={(event) => (event.currentTarget.hidden = true)}
+          />
+        )}
+      </a>
+      <div class="tilt-head">
+        <strong>{degrees(tilt.angle)}</strong>
+        <span class="muted" title="Place in the order of acquisition, and what the specimen had received by its end">
+          {`${tilt.index + 1}${tilt.dose === null ? "" : ` · ${number(tilt.dose)} e/Å²`}`}
+        </span>
+      </div>
+      <Numbers tilt={tilt} />
+      {said && (
+        <p class={`tilt-said ${part && !tilt.pending ? "state-stale" : tilt.pending ? "state-processing" : "verdict-out"}`} title={said}>
+          {!part && <Shape of="exclude" />} {said}
+        </p>
+      )}
+      {!readonly.value && usable && (
+        <div class="tilt-buttons">
+          <button type="button" class="button small" onClick={() => decide(!part)}>{part ? "Leave out" : "Keep"}</button>
+          {tilt.decision !== null && (
+            <button type="button" class="button small" title="Leave it to Weft again" onClick={() => decide(null)}>Reset</button>
+          )}
+        </div>
+      )}
+    </li>
+  );
+}
+
+export function OrderSwitch() {
+  return (
+    <fieldset class="segmented">
+      <legend class="visually-hidden">Order of the tilts</legend>
+      {(["angle", "acquisition"] as const).map((order) => (
+        <label key={order}>
+          <input type="radio" name="tilt-order" checked={tiltOrder.value === order} onChange={() => (tiltOrder.value = order)} />
+          <span>{order === "angle" ? "by angle" : "as acquired"}</span>
+        </label>
+      ))}
+    </fieldset>
+  );
+}
+
+export function TiltStrip({ id, tilts, revision, onDecide }: Props) {
+  const along = tiltOrder.value;
+  const ordered = [...tilts].sort((a, b) => (along === "angle" ? a.angle - b.angle : 0) || a.index - b.index);
+  return (
+    <ul class="tilt-strip" aria-label="Tilts">
+      {ordered.map((tilt) => <Card key={tilt.index} id={id} tilt={tilt} revision={revision} onDecide={onDecide} />)}
+    </ul>
+  );
+}

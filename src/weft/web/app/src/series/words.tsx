@@ -1,0 +1,77 @@
+/** What is said about tilt series, in words and badges. */
+import type { HandHead, SeriesHead } from "../data/series";
+import { DASH, number } from "../ui/format";
+import { Shape } from "../ui/states";
+
+export const STEP_NAMES: Record<string, string> = {
+  stack: "Stack",
+  align: "Alignment",
+  tilt_ctf: "CTF",
+  reconstruct: "Tomogram",
+};
+
+export const stepName = (step: string): string => STEP_NAMES[step] ?? step.replaceAll("_", " ");
+
+const METHODS: Record<string, string> = {
+  fiducials: "gold beads",
+  patches: "patches",
+  none: "stage angles only",
+};
+
+export const methodName = (method: string): string => METHODS[method] ?? method;
+
+/** With a true minus, and a plus: −60.0°, +3.0°. */
+export function degrees(angle: number | null | undefined, digits = 1): string {
+  if (angle === null || angle === undefined) return DASH;
+  const text = Math.abs(angle).toFixed(digits);
+  return `${Number(text) === 0 ? "" : angle < 0 ? "−" : "+"}${text}°`;
+}
+
+export const micrometres = (angstrom: number | null | undefined, digits = 3): string =>
+  angstrom === null || angstrom === undefined ? DASH : `${number(angstrom * 1e-4, digits)} µm`;
+
+export const angstrom = (value: number | null | undefined): string =>
+  value === null || value === undefined ? DASH : `${number(value)} Å`;
+
+export const percent = (value: number | null | undefined): string =>
+  value === null || value === undefined ? DASH : `${Math.round(100 * value)} %`;
+
+export const handSign = (hand: number | null | undefined): string =>
+  hand === null || hand === undefined ? DASH : hand > 0 ? "+1" : hand < 0 ? "−1" : "undecided";
+
+/** Server's sentences have plain hyphens for minus. */
+export const withMinus = (text: string): string => text.replaceAll(/(^|[\s(])-(?=\d)/g, "$1−");
+
+const GOOD = new Set(["good", "certain"]);
+const POOR = new Set(["bad", "undecidable"]);
+
+export function VerdictWord({ verdict }: { verdict: string | null | undefined }) {
+  if (!verdict) return null;
+  const kind = GOOD.has(verdict) ? "done" : POOR.has(verdict) ? "failed" : "stale";
+  const shape = kind === "done" ? "done" : kind === "failed" ? "failed" : "rejected";
+  return (
+    <span class={`verdict-word state-${kind}`}>
+      <Shape of={shape} />
+      {verdict}
+    </span>
+  );
+}
+
+export function handWords(hand: HandHead | null): string {
+  if (!hand) return DASH;
+  const origin = { found: "", set: ", set by hand", assumed: ", assumed" }[hand.origin ?? "found"];
+  return `${handSign(hand.hand)}${origin}`;
+}
+
+export function rangeWords(one: SeriesHead): string {
+  return one.angle_min === null ? DASH : `${degrees(one.angle_min, 0)} … ${degrees(one.angle_max, 0)}`;
+}
+
+/** The one sentence that explains the state; empty where the state says it all. */
+export function why(one: SeriesHead): string {
+  if (one.state === "failed") return `${one.step ? `${stepName(one.step)}: ` : ""}${withMinus(one.reason)}`;
+  if (one.waiting) return withMinus(one.waiting);
+  if (one.state === "stale") return `${one.step ? `${stepName(one.step)}: ` : ""}${withMinus(one.reason)}`;
+  if (one.to_come > 0) return `${one.to_come} of ${one.tilts} movies are still to be processed`;
+  return "";
+}

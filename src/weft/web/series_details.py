@@ -1,0 +1,447 @@
+"""What the pages of tilt series show, made from their tables and records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weft.defocus.tilt_series import TiltCTF
+from weft.errors import SessionError
+from weft.session.records import Record
+from weft.session.tilt_table import TiltRow, TiltTable, read_table
+from weft.tilts.alignment import TiltAlignment
+from weft.web import details
+from weft.web.listing import plain
+
+if TYPE_CHECKING:
+    from weft.session.board import Entry
+    from weft.session.plan import StepState
+
+__all__ = [
+    "MAPS",
+    "alignment",
+    "changes",
+    "ctf",
+    "hand_head",
+    "head",
+    "notes",
+    "result",
+    "revision",
+    "stack_indices",
+    "steps",
+    "table_of",
+    "tilts",
+]
+
+#: What the page calls a map → the output of the reconstruct step.
+MAPS = {"raw": "tomogram", "deconvolved": "tomogram_deconvolved", "denoised": "tomogram_denoised"}
+#: What the plan says of a series whose table is another one than when its stack was made.
+_OTHER_INPUT = "the input file has changed"
+
+
+@lru_cache(maxsize=4096)
+def _read_table(path: Path, stamp: tuple[int, int]) -> TiltTable:
+    return read_table(path)
+
+
+def table_of(entry: Entry) -> TiltTable | None:
+    """The table of a series as it is now; None where it is gone or cannot be read."""
+    path = Path(entry.source)
+    try:
+        stat = path.stat()
+        return _read_table(path, (stat.st_size, stat.st_mtime_ns))
+    except (OSError, SessionError):
+        return None
+
+
+def result(record: Record | None, step: str, name: str) -> Any:
+    """What a step of a series has found.
+
+    Raises
+    ------
+    details.Missing
+    """
+    done = record.steps.get(step) if record else None
+    if done is None or done.status != "done" or name not in done.results:
+        raise details.Missing(f"there is no result of the {step} step")
+    return done.results[name]
+
+
+def _number(metrics: Mapping[str, Any], name: str) -> float | None:
+    value = metrics.get(name)
+    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if real else None  # type: ignore[arg-type]
+
+
+def _whole(metrics: Mapping[str, Any], name: str) -> int | None:
+    value = _number(metrics, name)
+    return None if value is None else round(value)
+
+
+def alignment_head(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The alignment in a line; None before it is known."""
+    if "alignment_method" not in metrics:
+        return None
+    return {
+        "method": str(metrics["alignment_method"]),
+        "verdict": metrics.get("alignment_verdict"),
+        "axis": _number(metrics, "alignment_axis"),
+        "residual": _number(metrics, "alignment_residual_mean"),
+        "residual_px": _number(metrics, "alignment_residual_mean_px"),
+        "expected_error": _number(metrics, "alignment_expected_error_median"),
+        "markers": _whole(metrics, "alignment_markers"),
+    }
+
+
+def ctf_head(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The CTF in a line; None before it is known."""
+    if "series_ctf_verdict" not in metrics:
+        return None
+    return {
+        "defocus": _number(metrics, "series_defocus"),
+        "resolution": _number(metrics, "series_resolution"),
+        "score": _number(metrics, "series_ctf_score"),
+        "verdict": metrics["series_ctf_verdict"],
+    }
+
+
+def hand_head(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The handedness in a line; None before it is known."""
+    if "hand_verdict" not in metrics:
+        return None
+    return {
+        "hand": _number(metrics, "hand"),
+        "origin": metrics.get("hand_from"),
+        "verdict": metrics["hand_verdict"],
+        "significance": _number(metrics, "hand_significance"),
+    }
+
+
+def tomogram_head(entry: Entry) -> dict[str, Any] | None:
+    """The volume in a line; None before it is there."""
+    maps = [name for name, output in MAPS.items() if output in entry.outputs]
+    if not maps:
+        return None
+    shape = [_whole(entry.metrics, f"tomogram_{axis}") for axis in "zyx"]
+    return {
+        "pixel_size": _number(entry.metrics, "tomogram_pixel_size"),
+        "shape": None if None in shape else shape,
+        "maps": maps,
+    }
+
+
+def revision(entry: Entry) -> str:
+    """Changes with the record and with the table."""
+    return f"{int((entry.processed or 0.0) * 1000):x}-{int(entry.mtime * 1000):x}"
+
+
+def head(entry: Entry, table: TiltTable | None, waiting: str) -> dict[str, Any]:
+    """One series as `weft.web.series_models.SeriesHead` has it."""
+    rows: Sequence[TiltRow] = table.tilts if table else ()
+    taking_part = [row for row in rows if not row.left_out and row.decision is not False]
+    angles = [row.angle for row in taking_part]
+    metrics = entry.metrics
+    doses = [row.exposure for row in rows]
+    dose = _number(metrics, "series_dose")
+    if dose is None and doses and None not in doses:
+        dose = float(sum(d for d in doses if d is not None))
+    left = _whole(metrics, "tilts_left_out")
+    used = _whole(metrics, "tilts")
+    count = len(rows) or (used or 0) + (left or 0)
+    idle = entry.state not in ("done", "processing")
+    return {
+        "id": entry.name,
+        "name": entry.name,
+        "state": entry.state,
+        "reason": _said(entry.reason),
+        "step": entry.step,
+        "waiting": waiting if idle else "",
+        "time": entry.mtime,
+        "processed": entry.processed,
+        "revision": revision(entry),
+        "tilts": count,
+        "used": len(taking_part) if used is None else used,
+        "to_come": sum(row.waiting for row in rows),
+        "angle_min": _number(metrics, "tilt_min") if "tilt_min" in metrics else min(angles, default=None),
+        "angle_max": _number(metrics, "tilt_max") if "tilt_max" in metrics else max(angles, default=None),
+        "dose": dose,
+        "alignment": alignment_head(metrics),
+        "ctf": ctf_head(metrics),
+        "hand": hand_head(metrics),
+        "tomogram": tomogram_head(entry),
+        "pictures": [name for name, path in entry.outputs.items() if path.endswith(".png")],
+    }
+
+
+def _said(reason: str) -> str:
+    return "its tilts have changed" if reason == _OTHER_INPUT else reason
+
+
+def steps(record: Record | None, states: Mapping[str, StepState]) -> list[dict[str, Any]]:
+    """How every step stands."""
+    return [{**step, "reason": _said(step["reason"])} for step in details.steps(record, states)]
+
+
+def notes(record: Record | None) -> list[str]:
+    """What the stack step remarked about the series."""
+    try:
+        return [str(note) for note in result(record, "stack", "notes")]
+    except details.Missing:
+        return []
+
+
+def _stack_rows(record: Record | None) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = result(record, "stack", "tilts")
+    except details.Missing:
+        return []
+    return rows
+
+
+def changes(record: Record | None, table: TiltTable | None) -> list[str]:
+    """What has been decided about a series, or has come, since its stack was made; sentences."""
+    rows = _stack_rows(record)
+    if table is None or not rows:
+        return []
+    before = {(row["name"], row["angle"]): row for row in rows}
+    out: list[str] = []
+    for now in table.tilts:
+        old = before.get((now.name, now.angle))
+        if old is None:
+            out.append(f"{_degrees(now.angle)} is new")
+        elif old["by_hand"] != now.decision:
+            words = {None: "left to Weft again", True: "to be kept", False: "to be left out"}
+            out.append(f"{_degrees(now.angle)} is {words[now.decision]}")
+        elif not old["used"] and now.usable and old["reason"] and not _still(old["reason"], now):
+            out.append(f"{_degrees(now.angle)} can be used now")
+    return out
+
+
+def _still(reason: str, now: TiltRow) -> bool:
+    """Whether what kept a tilt out of the stack was found in its image, and so may keep it out again."""
+    return "has not been processed" not in reason and "its movie failed" not in reason
+
+
+def _degrees(angle: float) -> str:
+    return f"{angle:.1f}°".replace("-", "−")
+
+
+def tilts(
+    record: Record | None, table: TiltTable | None, motion: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """All exposures of a series with everything that was measured on them.
+
+    Parameters
+    ----------
+    motion : mapping
+        Item → metrics, of the movies.
+    """
+    rows = _stack_rows(record)
+    table_rows = list(table.tilts) if table else []
+    out = []
+    for index in range(max(len(rows), len(table_rows))):
+        done = rows[index] if index < len(rows) else None
+        now = table_rows[index] if index < len(table_rows) else None
+        if done is not None and now is not None and (done["name"], done["angle"]) != (now.name, now.angle):
+            done = None  # the table has other tilts by now
+        out.append(_tilt(index, done, now, motion))
+    used = sorted((t for t in out if t["position"] is not None), key=lambda t: t["position"])
+    _add_alignment(record, used)
+    _add_ctf(record, used)
+    found: list[dict[str, Any]] = plain(out)
+    return found
+
+
+_UNMEASURED = (
+    "defocus",
+    "defocus_error",
+    "astigmatism",
+    "resolution",
+    "fitted",
+    "residual",
+    "residual_max",
+    "observations",
+    "expected_error",
+    "aligned",
+)
+
+
+def _tilt(
+    index: int, done: Mapping[str, Any] | None, now: TiltRow | None, motion: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    row = done or {}
+    item = now.item if now else str(row.get("item", ""))
+    decision = now.decision if now else row.get("by_hand")
+    moved = motion.get(item, {}).get("motion_total")
+    return {
+        "index": index,
+        "item": item,
+        "name": now.name if now else row.get("name", ""),
+        "angle": now.angle if now else row.get("angle"),
+        "date": now.date if now else row.get("date", ""),
+        "exposure": row.get("exposure", now.exposure if now else None),
+        "dose": row.get("dose"),
+        "used": bool(row.get("used", now.usable if now else False)),
+        "position": row.get("section"),
+        "reason": row.get("reason", "") if done else _why_not(now),
+        "doubt": row.get("doubt", ""),
+        "decision": decision,
+        "pending": done is not None and row.get("by_hand") != decision,
+        "pictured": bool(row.get("thumbnail")) or bool(motion.get(item)),
+        "counts": row.get("counts"),
+        "relative_counts": row.get("relative_counts"),
+        "motion": moved if isinstance(moved, int | float) else None,
+        **dict.fromkeys(_UNMEASURED),
+    }
+
+
+def _why_not(now: TiltRow | None) -> str:
+    """Why an exposure would take no part, before there is a stack."""
+    if now is None or now.waiting:
+        return ""
+    if now.left_out:
+        return now.left_out
+    if now.decision is False:
+        return "left out by hand"
+    return f"its movie failed: {now.failure}" if now.failure else ""
+
+
+def _add_alignment(record: Record | None, used: list[dict[str, Any]]) -> None:
+    try:
+        found = TiltAlignment.from_dict(dict(result(record, "align", "alignment")))
+    except details.Missing:
+        return
+    if len(found) != len(used):
+        return  # of another stack
+    columns = {name: values.tolist() for name, values in found.per_tilt().items()}
+    for i, row in enumerate(used):
+        seen = int(columns["observations"][i])
+        row["residual"] = columns["residual_mean"][i] if seen else None
+        row["residual_max"] = columns["residual_max"][i] if seen else None
+        row["observations"] = seen
+        row["expected_error"] = columns["expected_error"][i]
+        row["aligned"] = bool(columns["aligned"][i])
+
+
+def _add_ctf(record: Record | None, used: list[dict[str, Any]]) -> None:
+    try:
+        found = result(record, "tilt_ctf", "ctf")
+    except details.Missing:
+        return
+    if len(found["defocus"]) != len(used):
+        return
+    for i, row in enumerate(used):
+        row["defocus"] = found["defocus"][i]
+        row["defocus_error"] = found["defocus_error"][i]
+        row["astigmatism"] = found["delta"][i]
+        row["fitted"] = bool(found["fitted"][i])
+        # where rings were not found their end is that of the fit's range, which says nothing
+        row["resolution"] = found["resolution"][i] if found["fitted"][i] else None
+
+
+def stack_indices(record: Record | None, count: int) -> list[int]:
+    """The tilts' indices in the order of the stack.
+
+    Raises
+    ------
+    details.Missing
+        When the result belongs to another stack than is there.
+    """
+    used = sorted((row["section"], row["index"]) for row in _stack_rows(record) if row["section"] is not None)
+    if len(used) != count:
+        raise details.Missing("its tilts have changed since, and it is being made again")
+    return [index for _, index in used]
+
+
+_OF_TILTS = ("stage_angle", "angle", "axis", "shift_x", "shift_y")
+
+
+def alignment(record: Record | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """As `weft.web.series_models.AlignmentDetails` has it.
+
+    Raises
+    ------
+    details.Missing
+    """
+    found = TiltAlignment.from_dict(dict(result(record, "align", "alignment")))
+    indices = stack_indices(record, len(found))
+    seen, geometry = found.observations, found.geometry
+    places = (seen.observed + 0.5 * geometry.image_size).numpy().round(2)
+    apart = seen.residuals.numpy().round(3)
+    lengths, kept = np.linalg.norm(apart, axis=-1), seen.weight.numpy() > 0.0
+    marker = seen.marker.numpy()
+    count = np.bincount(marker[kept], minlength=len(found.markers))
+    total = np.bincount(marker[kept], lengths[kept], minlength=len(found.markers))
+    columns = found.per_tilt()
+    out: dict[str, Any] = plain(
+        {
+            **(alignment_head(metrics) or {}),
+            "method": found.method,
+            "verdict": found.verdict,
+            "markers": len(found.markers),
+            "notes": list(found.notes),
+            "levelling": found.levelling.how,
+            "level_x": float(geometry.level_x),
+            "level_y": float(geometry.level_y),
+            "thickness": found.levelling.thickness or None,
+            "pixel_size": found.pixel_size,
+            "image_size": geometry.image_size.tolist(),
+            "volume_size": geometry.volume_size.tolist(),
+            "tilts": [
+                {"index": index, "stage_angle": stage, "angle": angle, "axis": axis, "shift": [x, y]}
+                for index, stage, angle, axis, x, y in zip(
+                    indices,
+                    *(columns[name].tolist() for name in _OF_TILTS),
+                    strict=True,
+                )
+            ],
+            "positions": [
+                {"xyz": xyz, "observations": int(n), "residual": float(sum_ / n) if n else None}
+                for xyz, n, sum_ in zip(found.markers.numpy().round(2).tolist(), count, total, strict=True)
+            ],
+            "observations": {
+                "marker": marker.tolist(),
+                "tilt": [indices[i] for i in seen.tilt.tolist()],
+                "x": places[:, 0].tolist(),
+                "y": places[:, 1].tolist(),
+                "dx": apart[:, 0].tolist(),
+                "dy": apart[:, 1].tolist(),
+                "weight": seen.weight.numpy().round(3).tolist(),
+            },
+        }
+    )
+    return out
+
+
+def ctf(record: Record | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """As `weft.web.series_models.CtfDetails` has it.
+
+    Raises
+    ------
+    details.Missing
+    """
+    found = TiltCTF.from_dict(dict(result(record, "tilt_ctf", "ctf")))
+    mean = found.mean_curve
+    out: dict[str, Any] = plain(
+        {
+            "defocus": float(np.median(found.defocus)),
+            "resolution": found.series_resolution,
+            "score": found.score,
+            "verdict": found.verdict,
+            "notes": list(found.notes),
+            "fit_range": list(found.fit_range),
+            "level_x": found.level_x,
+            "level_y": found.level_y,
+            "level_error": list(found.level_error),
+            "fitted": int(found.fitted.sum()),
+            "curve": None
+            if mean is None
+            else details.shown_curve(mean.k, mean.power, mean.background, mean.fit, mean.correlation),
+        }
+    )
+    return out
