@@ -238,6 +238,8 @@ def _sections(views: Sequence[View], stack: Sequence[int], total: int | None) ->
 def _angles(views: Sequence[View], angle_offset: float | None) -> list[NDArray[np.float64]]:
     """What the stage's angles were, the best source first: as written, or from the solved ones."""
     solved = np.array([view.angle for view in views]) - (angle_offset or 0.0)
+    if angle_offset is not None:
+        return [solved]
     stage = [view.stage for view in views if view.stage is not None]
     return [np.array(stage), solved] if len(stage) == len(views) else [solved]
 

@@ -232,8 +232,8 @@ def _imod_ratio(source: AlignmentSource, images: SessionImages) -> tuple[float, 
     if abs(ratio / whole - 1.0) > _ONE_PIXEL:
         raise FormatError(
             source.project,
-            f"the pixel size is {10 * float(text):g} Å in it, {images.pixel_size:g} Å in the session; say which "
-            "is right with --pixel-size or --binning",
+            f"the pixel size is {10 * float(text):g} Å in it, {images.pixel_size:g} Å here; say which is "
+            "right with --pixel-size or --binning",
         )
     return whole, f"by the pixel size in {source.project.name}"
 
@@ -259,7 +259,7 @@ def _aretomo(source: AlignmentSource, images: SessionImages, settings: ReadingSe
     if solved.local is not None and solved.local.shape[1]:
         notes = (*notes, "its local alignment is not used")
     geometry = aretomo.to_geometry(solved, pixel_size=pixel, image_size=(0.0, 0.0))
-    first, offset = solved.first_section, solved.alpha_offset
+    first, offset = _first_section(solved), solved.alpha_offset
     views = tuple(
         View(
             float(angle),
@@ -270,6 +270,13 @@ def _aretomo(source: AlignmentSource, images: SessionImages, settings: ReadingSe
     )
     total = None if raw is None else raw[2]
     return ForeignAlignment(source, views, total, _as_binned(geometry, pixel, images), notes)
+
+
+def _first_section(solved: aretomo.AreTomoAlignment) -> int | None:
+    """From where SEC counts: as it shows itself, else where kept and dark images together are all."""
+    numbers = sorted([*solved.section.tolist(), *(dark.section for dark in solved.dark)])
+    whole = [first for first in (0, 1) if numbers == list(range(first, first + len(numbers)))]
+    return solved.first_section if solved.first_section is not None or not whole else whole[0]
 
 
 # -------------------------------------------------------------------------------------------------- Warp

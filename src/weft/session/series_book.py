@@ -58,6 +58,8 @@ class SeriesBook:
         self.session = session
         self.tables: dict[str, TiltTable] = {}
         self._of_movie: dict[str, set[str]] = {}
+        self._opened = time.monotonic()
+        self._grown: dict[str, float] = {}
         self._lock = threading.RLock()
         for path in sorted((session.root / FOLDER).glob("*.json")):
             if not path.name.startswith("."):
@@ -149,13 +151,20 @@ class SeriesBook:
             return "" if complete else reason
 
     def still(self, name: str) -> float:
-        """For how many seconds nothing has come to a series: neither a word in its origin nor a movie."""
+        """For how many seconds nothing has come to a series: neither a word in its origin nor a movie.
+
+        While movies are missing, what counts is when they came here: copies may be as old as their originals.
+        """
         table = self._table(name)
+        movies = [row.movie for row in table.tilts if row.movie]
         newest = 0.0
-        for path in (table.origin, *(row.movie for row in table.tilts if row.movie)):
+        for path in (table.origin, *movies):
             with suppress(OSError):
                 newest = max(newest, os.stat(path).st_mtime)
-        return time.time() - newest
+        age = time.time() - newest
+        if len(movies) < len(table.tilts) and table.form != "stack":
+            age = min(age, time.monotonic() - self._grown.get(name, self._opened))
+        return age
 
     # ------------------------------------------------------------------ inside
 
@@ -177,6 +186,9 @@ class SeriesBook:
         self.path(name).unlink(missing_ok=True)
 
     def _write(self, table: TiltTable) -> bool:
+        before = self.tables.get(table.name)
+        if before is None or _size(before) != _size(table):
+            self._grown[table.name] = time.monotonic()
         self._remember(table)
         return write_table(self.session.root, table)
 
@@ -189,3 +201,8 @@ class SeriesBook:
     def path(self, name: str) -> Path:
         """The file of a series' item."""
         return table_path(self.session.root, name)
+
+
+def _size(table: TiltTable) -> tuple[int, int]:
+    """What grows while a series is recorded: tilts, and movies of them."""
+    return len(table.tilts), sum(bool(row.movie) for row in table.tilts)
