@@ -1,6 +1,7 @@
 """Light tilt series with a known CTF: noise as a specimen, filtered with the defocus of every place.
 
-Shares nothing with the fit: the geometry, the CTF and its variation across the image are written out once more.
+Shares nothing with the fit: the geometry, the CTF and its variation across the image are written out once
+more.
 """
 
 from __future__ import annotations
@@ -94,7 +95,15 @@ class Series:
         return torch.from_numpy(out)
 
 
-def series(highest: float, count: int, *, scatter: float = 1200.0, mean: float = 25000.0, seed: int = 0, **more: object) -> Series:
+def series(
+    highest: float,
+    count: int,
+    *,
+    scatter: float = 1200.0,
+    mean: float = 25000.0,
+    seed: int = 0,
+    **more: object,
+) -> Series:
     """`count` tilts from −highest to +highest with scattered defoci."""
     rng = np.random.default_rng(seed + 100)
     angles = np.linspace(-highest, highest, count)

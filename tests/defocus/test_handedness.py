@@ -19,7 +19,10 @@ from weft.movies.source import open_movie
 from weft.physics.geometry import TiltGeometry
 from weft.physics.optics import Optics
 
-DATA = Path(os.environ.get("WEFT_REFERENCE_DATA", Path(__file__).parents[2].parent / "shared/data")) / "reference"
+DATA = (
+    Path(os.environ.get("WEFT_REFERENCE_DATA", Path(__file__).parents[2].parent / "shared/data"))
+    / "reference"
+)
 
 
 @dataclass
@@ -46,7 +49,7 @@ def reference(folder: str, name: str) -> Reference:
     images = []
     for tilt in tilts:
         with open_movie(DATA / folder / "frames" / tilt["file"]) as movie:
-            images.append(sum(torch.as_tensor(frame).float() for frame in movie))
+            images.append(sum(torch.as_tensor(frame.astype(np.float32)) for frame in movie.frames()))
     o, (ny, nx) = truth["optics"], truth["shape"]
     # the alignment is the true one but for the levels, and with the wrong hand
     geometry = TiltGeometry.of(
@@ -78,12 +81,16 @@ def check(r: Reference) -> None:
     assert r.found.verdict == "certain"
     assert r.found.scores[0 if hand > 0 else 1] > 200.0  # measured: 712 and 281; the other's is 0
     assert r.found.scores[1 if hand > 0 else 0] == 0.0
-    assert abs(r.found.significance) > 3.5 and r.found.significance * hand > 0
+    assert abs(r.found.significance) > 3.5
+    assert r.found.significance * hand > 0
     # the specimen ends within the images, so that steep gradients are underestimated: measured 0.89 and 0.68
     assert 0.5 < r.found.slope * hand < 1.1
     assert r.found.slope * hand > 5.0 * r.found.slope_error
     fit = r.found.best
-    assert fit.hand == hand and fit.verdict == "good" and fit.fitted.all() and not fit.notes
+    assert fit.hand == hand
+    assert fit.verdict == "good"
+    assert fit.fitted.all()
+    assert not fit.notes
     off = (fit.defocus - r.defocus)[r.low]
     # 3 e/Å², pixels of 4 Å: expected errors are 100 to 200 Å; the goal is 250 Å
     assert np.sqrt(np.mean(off**2)) < 220.0
@@ -111,15 +118,18 @@ def test_a_session_adds_up_and_says_when_series_contradict(beads: Reference, pla
     assert (both.hand, both.verdict, both.votes) == (1.0, "certain", (2, 0))
     assert both.log_odds == pytest.approx(2.0 * a.log_odds)
     contradiction = session_hand([a, b])
-    assert contradiction.verdict == "undecidable" and contradiction.hand == 0.0
-    assert "contradict" in contradiction.reason and contradiction.contradicting == (1,)
+    assert contradiction.verdict == "undecidable"
+    assert contradiction.hand == 0.0
+    assert "contradict" in contradiction.reason
+    assert contradiction.contradicting == (1,)
     # many weak series decide together what none decides alone
     weak = replace(a, hand=0.0, verdict="undecidable", log_odds=1.5, slope=0.5)
     assert session_hand([weak]).verdict == "undecidable"
     many = session_hand([weak] * 8)
     assert (many.hand, many.verdict, many.votes) == (1.0, "certain", (0, 0))
     again = Handedness.from_dict(json.loads(json.dumps(a.to_dict())))
-    assert again.hand == 1.0 and again.scores[0] == pytest.approx(a.scores[0], abs=0.01)
+    assert again.hand == 1.0
+    assert again.scores[0] == pytest.approx(a.scores[0], abs=0.01)
     np.testing.assert_allclose(again.gradients.measured, a.gradients.measured, atol=1e-4)
     assert again.gradients.slope()[0] == pytest.approx(a.slope, abs=1e-3)
 

@@ -63,7 +63,9 @@ def test_slopes_are_the_derivatives_of_the_log_likelihood() -> None:
         # D, which depends on defocus a little, is held in the derivatives; sums are in single precision
         np.testing.assert_allclose(total[:, 0], (value(dz=20) - value(dz=-20)) / 40, rtol=0.05, atol=0.02)
         np.testing.assert_allclose(total[:, 1], (value(da=20) - value(da=-20)) / 40, rtol=0.05, atol=0.02)
-        np.testing.assert_allclose(total[:, 3], (value(dp=0.02) - value(dp=-0.02)) / 0.04, rtol=0.05, atol=20.0)
+        np.testing.assert_allclose(
+            total[:, 3], (value(dp=0.02) - value(dp=-0.02)) / 0.04, rtol=0.05, atol=20.0
+        )
     finally:
         tilt_model.TEXTURE = before
 
@@ -88,15 +90,18 @@ def test_defocus_astigmatism_and_inclination() -> None:
     assert (np.abs(found) < 3.0 * np.array(fit.level_error)).all()
     assert max(fit.level_error) < 3.0
     assert fit.series_resolution < 11.0
-    assert fit.picture is not None and fit.picture.shape == (512, 512)
+    assert fit.picture is not None
+    assert fit.picture.shape == (512, 512)
     # an alignment that knows better is believed more
     near, near_error = fit.level_beside(0.01)
-    assert max(map(abs, near)) < 0.01 and max(near_error) < 0.011
+    assert max(map(abs, near)) < 0.01
+    assert max(near_error) < 0.011
     data = json.loads(json.dumps(fit.to_dict()))
     again = TiltCTF.from_dict(data)
     np.testing.assert_allclose(again.defocus, fit.defocus, atol=0.01)
     np.testing.assert_allclose(again.curves[3].model, fit.curves[3].model, atol=1e-4)
-    assert again.metrics().keys() == fit.metrics().keys() and again.fitted.all()
+    assert again.metrics().keys() == fit.metrics().keys()
+    assert again.fitted.all()
 
 
 def test_phase_plate() -> None:
@@ -121,10 +126,14 @@ def test_black_broken_and_excluded_tilts_cost_only_themselves() -> None:
     lost = np.isin(np.arange(9), [2, 5, 7])
     assert (fit.fitted == ~lost).all()
     assert rms(errors_of(fit, truth)[~lost]) < 120.0
-    np.testing.assert_allclose(fit.defocus[2], np.interp(truth.angles[2], truth.angles[~lost], fit.defocus[~lost]))
-    assert (fit.quality[lost] == 0.0).all() and (fit.quality[~lost] > 0.5).all()
+    np.testing.assert_allclose(
+        fit.defocus[2], np.interp(truth.angles[2], truth.angles[~lost], fit.defocus[~lost])
+    )
+    assert (fit.quality[lost] == 0.0).all()
+    assert (fit.quality[~lost] > 0.5).all()
     assert (fit.defocus_error[lost] > 5.0 * fit.defocus_error[~lost].max()).all()
-    assert len(fit.notes) == 3 and fit.notes[0].startswith("tilt 2 ")
+    assert len(fit.notes) == 3
+    assert fit.notes[0].startswith("tilt 2 ")
     for value in (fit.defocus, fit.delta, fit.angle, fit.defocus_error, fit.resolution, fit.evidence):
         assert np.isfinite(value).all()
 
@@ -134,15 +143,17 @@ def test_noise_is_called_bad() -> None:
     fit = fit_tilt_ctf(truth.images(), truth.geometry(), OPTICS)
     assert fit.verdict == "bad"
     assert not fit.fitted.any()
-    assert (fit.quality == 0.0).all() and fit.score == 0.0
+    assert (fit.quality == 0.0).all()
+    assert fit.score == 0.0
     assert fit.series_resolution == pytest.approx(fit.fit_range[0])
     assert fit.defocus_error.min() > 10000.0  # all that was searched is possible
     assert "no tilt shows rings" in fit.notes[0]
-    assert np.isfinite(fit.defocus).all() and (fit.delta == 0.0).all()
+    assert np.isfinite(fit.defocus).all()
+    assert (fit.delta == 0.0).all()
 
 
 def test_three_tilts_and_images_one_at_a_time() -> None:
-    """A sequence of half images gives what their sums in one stack give, and of three tilts a fit is possible."""
+    """Half images in a sequence give what their sums in a stack give; three tilts are enough for a fit."""
     truth = series(30, 3, seed=6)
     images = truth.images()
     fit = fit_tilt_ctf(images, truth.geometry(), OPTICS)

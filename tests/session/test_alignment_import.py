@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +11,13 @@ import pytest
 import torch
 
 import weft
-from weft.errors import FormatError, RequestError, SessionError
+from weft.cli import main
+from weft.errors import FormatError, RequestError, SessionError, TruncatedError
 from weft.formats import aretomo, dynamo, imod, mrc, relion_tomo, warp_geometry, warp_xml
 from weft.formats.star import read_star
 from weft.physics.geometry import TiltGeometry
 from weft.session.aligned import ImportedAlignment
-from weft.session.alignment_export import export_alignments, export_tomograms
+from weft.session.alignment_export import export_alignments
 from weft.session.alignment_import import (
     AlignmentImportSettings,
     import_alignments,
@@ -30,13 +29,13 @@ from weft.session.alignment_reading import (
     ReadingSettings,
     SessionImages,
     View,
-    mirrored,
     read_source,
 )
 from weft.session.alignment_sources import PROGRAMS, AlignmentSource, Program, find_sources
 from weft.session.lock import SessionLock
 from weft.session.session import Session
 from weft.session.tilt_table import TiltRow, TiltTable
+from weft.session.tomogram_export import export_tomograms
 
 PIXEL = 5.0
 SIZE = (96, 87)  # one even and one odd side: programs differ in where the centre of an odd one is
@@ -72,7 +71,7 @@ def make_session(root: Path, names: Sequence[str], angles: Sequence[float] = tup
 
 
 def true_geometry(seed: int = 1, level_x: float = 0.0) -> TiltGeometry:
-    """An alignment such as a program finds: shifts, axes and angles of their own, the whole turned by 4.2°."""
+    """An alignment such as a program finds: its own shifts, axes and angles, all turned by 2.2°."""
     rng = np.random.default_rng(seed)
     return TiltGeometry.of(
         ANGLES + rng.normal(0, 0.1, N), axis=-12.0 + rng.normal(0, 0.2, N), shift=rng.normal(0, 40, (N, 2)),
@@ -168,3 +167,484 @@ def test_from_any_program_to_any_other(aligned: Session, second: Program, tmp_pa
         name = f"TS_{first}"
         assert np.abs(seen(other, name) - seen(aligned, name)).max() < CLOSE, first
         assert np.abs(seen(other, name) - expected(other, name, true_geometry())).max() < CLOSE, first
+
+
+def take(tmp_path: Path, program: str, geometry: TiltGeometry, **given: object) -> tuple[Session, list[str]]:
+    """A session of one series, TS_01, with an imported alignment; and the remarks of the import."""
+    session = make_session(tmp_path, ["TS_01"])
+    write_as(program, geometry, tmp_path / "theirs", "TS_01")
+    report = import_alignments(session, [tmp_path / "theirs"], AlignmentImportSettings(**given))
+    assert report.exit_code == 0, report.describe()
+    return session, list(report.imported[0].remarks)
+
+
+@pytest.mark.parametrize("program", ["imod", "relion", "warp"])
+def test_inclined_about_x(program: Program, tmp_path: Path) -> None:
+    """Kept where the files can hold it; refused, with what to do, where they cannot."""
+    geometry = true_geometry(level_x=3.0)
+    session, _ = take(tmp_path, program, geometry)
+    align(session)
+    assert np.abs(seen(session, "TS_01") - expected(session, "TS_01", geometry)).max() < CLOSE
+    for form in ("aretomo", "dynamo"):
+        refused = export_alignments(session, tmp_path / form, form)
+        assert refused.exit_code == 1
+        assert refused.written == {}
+        assert "inclination about x (3.00°)" in refused.problems[0]
+        assert "--unlevelled" in refused.problems[0]
+        export = export_alignments(session, tmp_path / form, form, unlevelled=True)
+        assert export.exit_code == 0
+    solved = aretomo.read_aln(tmp_path / "aretomo" / "TS_01.aln")
+    back = aretomo.to_geometry(solved, pixel_size=PIXEL)
+    flat = replace(geometry, level_x=torch.zeros((), dtype=torch.float64))
+    np.testing.assert_allclose(back.matrices, flat.matrices, atol=1e-6)  # six digits are written
+
+
+def test_the_sign_of_the_angles(tmp_path: Path) -> None:
+    """--invert-angles: the same images of the mirrored specimen; and back again on export."""
+    geometry = true_geometry(level_x=1.0)
+    session, _ = take(tmp_path, "imod", geometry, invert_angles=True)
+    align(session)
+    size = torch.tensor(session["TS_01"].volume_size, dtype=torch.float64)
+    xyz = torch.rand(20, 3, dtype=torch.float64) * size
+    flipped = torch.cat([xyz[:, :2], size[2] - xyz[:, 2:]], dim=1)
+    found = session["TS_01"].project(xyz.numpy())[..., :2]
+    truth = replace(geometry, volume_size=size).project(flipped)[..., :2].numpy()
+    assert np.abs(found - truth).max() < CLOSE
+    export_alignments(session, tmp_path / "out", "imod", invert_angles=True)
+    again = imod.read_tlt(tmp_path / "out" / "TS_01" / "TS_01.tlt")
+    np.testing.assert_allclose(again, geometry.angles, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ binned stacks
+
+
+def test_imod_on_a_binned_stack(tmp_path: Path) -> None:
+    """IMOD counts from edges, which binning leaves where they are: half the shifts mean the same."""
+    geometry = true_geometry()
+    session = make_session(tmp_path, ["TS_01"])
+    folder = tmp_path / "theirs"
+    write_as("imod", geometry, folder, "TS_01")
+    transforms, shifts = imod.read_xf(folder / "TS_01" / "TS_01.xf")
+    imod.write_xf(folder / "TS_01" / "TS_01.xf", transforms, shifts / 2)
+    (folder / "TS_01" / "TS_01.edf").write_text(f"Setup.PixelSize={PIXEL * 2 / 10}\n")
+    settings = [
+        AlignmentImportSettings(binning=2.0),
+        AlignmentImportSettings(pixel_size=2 * PIXEL),
+        AlignmentImportSettings(),  # as the .edf says
+    ]
+    for setting in settings:
+        report = import_alignments(session, [folder], setting)
+        assert report.exit_code == 0, report.describe()
+        kept = ImportedAlignment.read(session.root / "tiltseries" / "alignments" / "TS_01.json")
+        assert (kept.geometry.shift - geometry.shift).abs().max() < 0.001 * PIXEL
+    assert "binned by 2 against the session, by the pixel size in TS_01.edf" in report.describe()
+    (folder / "TS_01" / "TS_01.edf").write_text("Setup.PixelSize=0.7\n")
+    report = import_alignments(session, [folder])
+    assert "say which is right with --pixel-size or --binning" in report.problems[0]
+    with pytest.raises(RequestError, match="not both"):
+        import_alignments(session, [folder], AlignmentImportSettings(binning=2.0, pixel_size=10.0))
+
+
+def test_aretomo_says_the_size_of_its_images(tmp_path: Path) -> None:
+    session = make_session(tmp_path, ["TS_01"])
+    solved = aretomo.from_geometry(true_geometry(), pixel_size=PIXEL)
+    solved.raw_size = (SIZE[0] // 2, SIZE[1] // 2, N)
+    file = tmp_path / "TS_01.st.aln"
+    aretomo.write_aln(file, replace(solved, shift=solved.shift / 2, alpha_offset=2.2))
+    report = import_alignments(session, [file])
+    assert report.exit_code == 0, report.describe()
+    assert "binned by 2 against the session, by RawSize" in report.imported[0].remarks
+    kept = ImportedAlignment.read(session.root / "tiltseries" / "alignments" / "TS_01.json")
+    # its centre is that of a pixel, twice as large: half of one of ours further on
+    moved = kept.geometry.shift - true_geometry().shift
+    np.testing.assert_allclose(moved, 0.5 * PIXEL, atol=1e-4)
+    solved.raw_size = (100, 40, N)
+    aretomo.write_aln(file, solved)
+    assert "100×40 pixels" in import_alignments(session, [file]).problems[0]
+
+
+# -------------------------------------------------------------------------- which view is which tilt
+
+
+def foreign(
+    angles: Sequence[float],
+    *,
+    program: Program = "imod",
+    stage: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+    sections: Sequence[int | None] | None = None,
+    total: int | None = None,
+) -> ForeignAlignment:
+    views = tuple(
+        View(
+            angle,
+            None if stage is None else stage[i],
+            i if sections is None else sections[i],
+            () if names is None else (names[i],),
+        )
+        for i, angle in enumerate(angles)
+    )
+    source = AlignmentSource(program, Path(f"their/TS_01.{program}"), ("TS_01",))
+    return ForeignAlignment(source, views, total or len(views), TiltGeometry.of(list(angles)))
+
+
+def table_of(angles: Sequence[float], left_out: Sequence[int] = ()) -> TiltTable:
+    """Of movies, in the order of acquisition."""
+    rows = [
+        TiltRow(a, f"/data/TS_01_{i:03d}_{a:.1f}.tif", f"TS_01_{i:03d}", -1, f"TS_01_{i:03d}_{a:.1f}.tif")
+        for i, a in enumerate(angles)
+    ]
+    rows = [replace(r, left_out="taken again later") if i in left_out else r for i, r in enumerate(rows)]
+    return TiltTable("TS_01", "/data/TS_01.mdoc", "mdoc", tuple(rows))
+
+
+SCHEME = (0.0, 3.0, -3.0, -6.0, 6.0, 9.0, -9.0)
+BY_ANGLE = (6, 3, 2, 0, 1, 4, 5)
+
+
+def test_all_tilts_in_the_order_of_their_angles() -> None:
+    found = match_views(foreign(sorted(SCHEME)), table_of(SCHEME))
+    assert found.rows == BY_ANGLE
+    assert "by number" in found.how
+    # solved angles wander, and a lamella may be inclined by any angle: order and number still tell
+    turned = [a + 11.0 + 0.5 * (-1) ** i for i, a in enumerate(sorted(SCHEME))]
+    found = match_views(foreign(turned), table_of(SCHEME))
+    assert found.rows == BY_ANGLE
+    assert "+11.50° from the stage's" in found.how or "+10.50°" in found.how
+
+
+def test_in_the_order_of_wefts_own_stack() -> None:
+    """With a tilt left out; without knowing that stack the same views are found by their angles."""
+    views = foreign([-9.2, -6.1, 0.1, 3.2, 6.1, 9.0])
+    stack = (6, 3, 0, 1, 4, 5)
+    known = match_views(views, table_of(SCHEME), stack)
+    assert known.rows == stack
+    assert "Weft's stack" in known.how
+    alone = match_views(views, table_of(SCHEME))
+    assert alone.rows == stack
+    assert alone.how == "by angle, within 0.20°"
+
+
+def test_some_of_the_views_of_a_stack() -> None:
+    """Dark images are left out: SEC counts what was there."""
+    views = foreign([-6.0, 0.0, 3.0], program="aretomo", sections=[1, 3, 4], total=7)
+    assert match_views(views, table_of(SCHEME)).rows == (3, 0, 1)
+
+
+def test_a_turned_part_of_a_series_is_not_guessed() -> None:
+    """Turned by a whole step: the views fit other tilts as well as their own."""
+    views = foreign([-6.0 + 2.9, -3.0 + 2.9, 0.0 + 2.9, 3.0 + 2.9, 6.0 + 2.9, 9.0 + 2.9])
+    with pytest.raises(FormatError, match="is none of the tilts of TS_01"):
+        match_views(views, table_of(SCHEME))
+    # as Weft's stack would have it; but then the numbers and the angles contradict each other
+    stack = (3, 2, 0, 1, 4, 5)
+    with pytest.raises(FormatError, match=r"say --angle-offset 2\.9"):
+        match_views(views, table_of(SCHEME), stack)
+    found = match_views(views, table_of(SCHEME), stack, angle_offset=2.9)
+    assert found.rows == stack
+    half = foreign([-6.0 + 0.9, -3.0 + 0.9, 3.0 + 0.9])
+    with pytest.raises(FormatError, match="the next ones could be meant"):
+        match_views(half, table_of(SCHEME))
+    assert match_views(half, table_of(SCHEME), angle_offset=0.9).rows == (3, 2, 1)
+
+
+def test_angles_that_leave_a_doubt() -> None:
+    twice = (0.0, 3.0, -3.0, 0.0, 6.0)
+    views = foreign([-3.0, 0.0, 3.0, 6.0])
+    with pytest.raises(FormatError, match=r"TS_01\.imod: view 2 \(0\.00°\) could be .* \(tilts 0 and 3\)"):
+        match_views(views, table_of(twice))
+    # one of them was taken again, so that the other is meant
+    assert match_views(views, table_of(twice, left_out=[0])).rows == (2, 3, 1, 4)
+    with pytest.raises(FormatError, match=r"view 3 \(20\.00°\) is none of the tilts .* nearest is at 9°"):
+        match_views(foreign([-3.0, 0.0, 20.0]), table_of(SCHEME))
+    with pytest.raises(FormatError, match="both belong to the tilt at 3°"):
+        match_views(foreign([3.0, 3.0, 6.0]), table_of(SCHEME))
+
+
+def test_angles_of_the_stage_decide_where_they_are_known() -> None:
+    """The solved ones are turned by just one step, which is without a doubt with a .rawtlt."""
+    solved = [-3.0, 0.0, 3.0, 6.0]
+    assert match_views(foreign(solved), table_of(SCHEME)).rows == (2, 0, 1, 4)
+    stage = [-6.0, -3.0, 0.0, 3.0]
+    assert match_views(foreign(solved, stage=stage), table_of(SCHEME)).rows == (3, 2, 0, 1)
+
+
+def test_by_the_names_of_movies() -> None:
+    """Whatever the angles, the folders, the endings; each tilt must be there, and once."""
+    table = table_of(SCHEME)
+    names = [f"../frames/TS_01_{i:03d}_{SCHEME[i]:.1f}.eer" for i in (3, 2, 0)]
+    found = match_views(foreign([6.0, 3.0, 0.0], program="warp", names=names), table)
+    assert found.rows == (3, 2, 0)
+    assert found.how == "by the movies' names, angles of opposite sign"
+    with pytest.raises(FormatError, match=r"X_1\.tif \(0\.00°\) is none of the movies of TS_01, but others"):
+        match_views(foreign([6.0, 3.0, 0.0], program="warp", names=[*names[:2], "X_1.tif"]), table)
+    with pytest.raises(FormatError, match="both belong to the tilt at -6°"):
+        match_views(foreign([6.0, 6.0], program="relion", names=names[:1] * 2), table)
+    unknown = foreign([6.0, 3.0], program="warp", names=["a.tif", "b.tif"], sections=[None, None])
+    with pytest.raises(FormatError, match=r"its movies \(a\.tif \.\.\.\) are none of those of TS_01"):
+        match_views(unknown, table)
+
+
+# -------------------------------------------------------------------------------------- what can go wrong
+
+
+def test_views_that_imod_excludes(tmp_path: Path) -> None:
+    session = make_session(tmp_path, ["TS_01"])
+    write_as("imod", true_geometry(), tmp_path / "theirs", "TS_01")
+    with (tmp_path / "theirs" / "TS_01" / "tilt.com").open("a") as file:
+        file.write("EXCLUDELIST2 1,20-21\n")
+    report = import_alignments(session, [tmp_path / "theirs"], AlignmentImportSettings(leave_out=True))
+    assert report.imported[0].tilts == N - 3
+    assert report.imported[0].missing == (0, 19, 20)
+    assert "views 1, 20, 21 are excluded in tilt.com" in report.describe()
+    assert "left out now: -60°, 54°, 60°" in report.describe()
+    align(session)
+    assert len(session["TS_01"]) == N - 3
+    kept = true_geometry().select(torch.arange(1, N - 2))
+    assert np.abs(seen(session, "TS_01") - expected(session, "TS_01", kept)).max() < CLOSE
+
+
+def test_tilts_that_it_says_nothing_about_are_named(tmp_path: Path) -> None:
+    session = make_session(tmp_path, ["TS_01"])
+    write_as("imod", true_geometry(), tmp_path / "theirs", "TS_01")
+    with (tmp_path / "theirs" / "TS_01" / "tilt.com").open("a") as file:
+        file.write("EXCLUDELIST 21\n")
+    report = import_alignments(session, [tmp_path / "theirs"])
+    assert "says nothing about 60°: leave these out (--leave-out)" in report.describe()
+    run = session.run(steps=["align"], workers=0, threads=1)
+    assert "says nothing about the tilts at 60°" in run.failed["TS_01"]
+
+
+def test_what_is_not_taken_and_why(tmp_path: Path) -> None:
+    session = make_session(tmp_path, ["TS_01", "TS_02"])
+    theirs = tmp_path / "theirs"
+    write_as("imod", true_geometry(), theirs, "TS_01")
+    aretomo.write_aln(
+        theirs / "TS_01" / "TS_01.aln", aretomo.from_geometry(true_geometry(), pixel_size=PIXEL)
+    )
+    write_as("imod", true_geometry(), theirs, "TS_07")
+    (theirs / "TS_07" / "TS_07_fid.xf").write_text("nonsense")  # eTomo's, of an earlier step
+    report = import_alignments(session, [theirs])
+    assert report.exit_code == 1
+    assert "TS_01 has 2 alignments" in report.problems[0]
+    assert "--program" in report.problems[0]
+    assert report.unknown == [theirs / "TS_07" / "TS_07.xf"]
+    assert report.without == ["TS_01", "TS_02"]
+    report = import_alignments(session, [theirs], AlignmentImportSettings(program="aretomo"))
+    assert [(s.name, s.program) for s in report.imported] == [("TS_01", "aretomo")]
+    with pytest.raises(RequestError, match="no file or folder"):
+        import_alignments(session, [tmp_path / "nowhere"])
+    with pytest.raises(RequestError, match="no tilt series like X"):
+        import_alignments(session, [theirs], only="X*")
+    (theirs / "TS_01" / "TS_01.tlt").unlink()
+    report = import_alignments(session, [theirs / "TS_01" / "TS_01.xf"])
+    assert "there is no TS_01.tlt with the solved angles" in report.problems[0]
+    with SessionLock(session.root), pytest.raises(SessionError):
+        import_alignments(session, [theirs])
+
+
+def test_wefts_own_alignment_again(tmp_path: Path) -> None:
+    session, _ = take(tmp_path, "relion", true_geometry())
+    before = export_alignments(session, tmp_path / "out", "imod")
+    assert before.exit_code == 1
+    assert "not aligned yet" in before.problems[0]
+    align(session)
+    assert export_alignments(session, tmp_path / "out", "imod").exit_code == 0
+    assert remove_alignments(session, only="TS_02") == []
+    assert remove_alignments(session) == ["TS_01"]
+    assert session["TS_01"].table.alignment == ""
+    assert list((session.root / "tiltseries" / "alignments").iterdir()) == []
+    assert session.status()["TS_01"].steps["align"].state == "stale"
+    # what is not current is not handed on
+    after = export_alignments(session, tmp_path / "out", "imod")
+    assert after.written == {}
+    assert "its alignment is not current (the input file has changed)" in after.problems[0]
+
+
+def test_matching_survives_another_look_at_the_origins(tmp_path: Path) -> None:
+    """`weft run` reads the stacks' descriptions again: the imported alignment stays."""
+    session, _ = take(tmp_path, "imod", true_geometry())
+    align(session)
+    align(session)
+    assert session["TS_01"].table.alignment == "tiltseries/alignments/TS_01.json"
+    assert session.status()["TS_01"].steps["align"].state == "done"
+
+
+# ------------------------------------------------------------------------------------------ RELION, CLI
+
+
+def test_tomograms_for_relion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table and tilts, relative to the project; read back, they project as the session does, defocus too."""
+    angles = tuple(ANGLES[::4])
+    monkeypatch.setitem(globals(), "SIZE", (260, 240))  # large enough for a CTF
+    session = make_session(tmp_path, ["TS_01", "TS_02"], angles)
+    for name in ("TS_01", "TS_02"):
+        (tmp_path / "theirs" / name).mkdir(parents=True)
+        imod.write_xf(
+            tmp_path / "theirs" / name / f"{name}.xf", [np.eye(2)] * len(angles), [[3, 4]] * len(angles)
+        )
+        imod.write_tlt(tmp_path / "theirs" / name / f"{name}.tlt", angles)
+    assert import_alignments(session, [tmp_path / "theirs"]).exit_code == 0
+    project = tmp_path / "project"
+    early = export_tomograms(session, project / "job" / "tomograms.star", project=project)
+    assert early.exit_code == 1
+    assert not (project / "job").exists()
+    session.run(steps=["tilt_ctf"], only="TS_01", workers=0, threads=1)
+    with pytest.raises(RequestError, match="outside the project"):
+        export_tomograms(session, tmp_path / "tomograms.star", project=project)
+    done = export_tomograms(session, project / "job" / "tomograms.star", project=project)
+    assert list(done.written) == ["TS_01"]
+    assert "TS_02: it is not aligned yet" in done.problems[0]
+    table = read_star(project / "job" / "tomograms.star")["global"]
+    assert table.strings("rlnTomoTiltSeriesStarFile") == ["job/tilt_series/TS_01.star"]
+    series = relion_tomo.read_tilt_series(project / "job" / "tomograms.star", root=project)["TS_01"]
+    image = series.tilts.strings("rlnMicrographName")[0]
+    assert image == "000001@../session/tiltstack/TS_01/TS_01.st"
+    assert (project / image.partition("@")[2]).is_file()
+    item = session["TS_01"]
+    back = relion_tomo.to_geometry(series, image_size=(260, 240), volume_size=item.volume_size)
+    xyz = np.random.default_rng(2).uniform(0, 1, (20, 3)) * item.volume_size
+    np.testing.assert_allclose(back.project(torch.from_numpy(xyz)), item.project(xyz), atol=CLOSE)
+    # with the CTF, an alignment for RELION holds it too, and the hand
+    export_alignments(session, project / "align", "relion", only="TS_01", project=project)
+    aligned = relion_tomo.read_tilt_series(project / "align" / "aligned_tilt_series.star", root=project)[
+        "TS_01"
+    ]
+    np.testing.assert_allclose(aligned.defocus, item.ctf.defocus, atol=0.01)
+    assert aligned.hand == -item.hand
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = make_session(tmp_path, ["TS_01"])
+    write_as("imod", true_geometry(), tmp_path / "theirs", "TS_01")
+
+    def call(*words: object) -> tuple[int, str]:
+        code = main([str(word) for word in words])
+        both = capsys.readouterr()
+        return code, both.out + both.err
+
+    root = session.root
+    code, text = call(
+        "import", "alignments", root, tmp_path / "theirs" / "*" / "*.xf", "--max-stretch", "0.01"
+    )
+    assert code == 0, text
+    assert text.splitlines()[1].split()[:3] == ["TS_01", "imod", "21/21"]
+    assert "by number, in TS_01.st" in text
+    assert call("export", "alignments", root, "--to", "warp", "-o", tmp_path / "out")[0] == 1
+    align(session)
+    code, text = call("export", "alignments", root, "--to", "warp", "-o", tmp_path / "out")
+    assert (code, text) == (0, f"1 tilt series: {tmp_path / 'out'}\n")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["TS_01.tomostar", "TS_01.xml"]
+    assert call("export", "alignments", root, "--to", "serialem", "-o", tmp_path)[0] == 2
+    code, text = call("export", "tomograms", root, "-o", tmp_path / "tomograms.star")
+    assert code == 1
+    assert "its CTF is not known yet" in text
+    assert call("import", "alignments", root)[0] == 2
+    assert call("import", "alignments", root, tmp_path / "theirs", "--remove")[0] == 2
+    code, text = call("import", "alignments", root, "--remove")
+    assert (code, text) == (0, "Weft's own alignment is used again for TS_01.\n")
+
+
+# ------------------------------------------------------------------------------- files of real programs
+
+
+def found_in(*folders: Path) -> dict[str, AlignmentSource]:
+    for folder in folders:
+        if not folder.exists():
+            pytest.skip(f"{folder} is not there")
+    sources, problems = find_sources(folders)
+    assert problems == []
+    return {source.names[0]: source for source in sources}
+
+
+IMAGES = SessionImages(1.35, (3838, 3710))
+#: Å, of the stack that was aligned before Warp imported it.
+WARP_PIXEL = 10.0
+
+
+def test_imod_of_a_tutorial_series(reference_data: Path) -> None:
+    """EMPIAR-10164's TS_03: transforms and angles in different folders, tilts as RELION has them."""
+    real = reference_data / "real"
+    source = found_in(
+        real / "TomoBabel__cets-imod" / "alignment_files", real / "TomoBabel__cets-imod" / "tilt_series"
+    )["TS_03"]
+    assert source.program == "imod"
+    found = read_source(source, IMAGES, ReadingSettings())
+    job = real / "TomoBabel__cets-relion" / "AlignTiltSeries" / "job005"
+    theirs = read_source(found_in(job)["TS_03"], IMAGES, ReadingSettings())
+    # as movies were taken: by dose
+    order = np.argsort([view.names[0] for view in theirs.views])
+    table = table_of([theirs.views[i].stage or 0.0 for i in order])
+    match = match_views(found, table)
+    assert "by number" in match.how
+    assert [table.tilts[row].angle for row in match.rows] == [view.stage for view in theirs.views]
+
+
+@pytest.mark.parametrize(
+    "folder", ["AlignTiltSeries/job005", "AlignTiltSeries/job005/tilt_series", "Denoise/job008"]
+)
+def test_relion_jobs(reference_data: Path, folder: str) -> None:
+    """A job's folder with its table, and the STAR files of single series: the same alignment."""
+    job = reference_data / "real" / "TomoBabel__cets-relion"
+    one = read_source(found_in(job / folder)["TS_01"], IMAGES, ReadingSettings())
+    two = read_source(found_in(job / "AlignTiltSeries" / "job005")["TS_01"], IMAGES, ReadingSettings())
+    assert one.source.program == "relion"
+    assert len(one.views) == 40
+    # the files hold six digits
+    torch.testing.assert_close(one.geometry.shift, two.geometry.shift, atol=1e-5, rtol=0)
+    rows = [TiltRow(v.stage or 0.0, f"/raw/{Path(v.names[0]).stem}.tif") for v in reversed(one.views)]
+    match = match_views(one, TiltTable("TS_01", "/raw/TS_01.mdoc", "mdoc", tuple(rows)))
+    assert match == type(match)(tuple(range(39, -1, -1)), "by the movies' names")
+
+
+def test_a_relion_job_without_alignment(reference_data: Path) -> None:
+    source = found_in(reference_data / "real" / "TomoBabel__cets-relion" / "Import" / "job001")["TS_01"]
+    with pytest.raises(FormatError, match="it is not aligned"):
+        read_source(source, IMAGES, ReadingSettings())
+
+
+def test_warp_reads_an_xf_as_we_do(reference_data: Path) -> None:
+    """Warp's own import of an .xf: both sources of one folder say the same, but for IMOD's half pixel."""
+    folder = reference_data / "real" / "warpem__warpylib" / "xf_import"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    sources, _ = find_sources([folder])
+    assert [source.program for source in sources] == ["imod", "warp"]
+    images = SessionImages(WARP_PIXEL, None)
+    one, two = (read_source(source, images, ReadingSettings()) for source in sources)
+    np.testing.assert_allclose(one.geometry.angles, two.geometry.angles, atol=0.02)
+    np.testing.assert_allclose(one.geometry.axis, two.geometry.axis.expand(len(two.views)), atol=1e-4)
+    away = (one.geometry.shift - two.geometry.shift).numpy()
+    np.testing.assert_allclose(away, -0.5 * WARP_PIXEL, atol=0.01)
+    match = match_views(two, TiltTable("00254", "x", "mdoc", tuple(
+        TiltRow(-v.angle, f"/frames/{Path(v.names[0]).name}") for v in two.views)))  # fmt: skip
+    assert match.how == "by the movies' names, angles of opposite sign"
+
+
+def test_files_that_are_no_alignments(reference_data: Path) -> None:
+    """Dynamo's tables of particles and RELION's of other things are passed over; if named, it is said."""
+    folder = reference_data / "real" / "alisterburt__dynamo2m"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    assert find_sources([folder]) == ([], [])
+    named = folder / "warp2dynamo" / "example.star"
+    sources, problems = find_sources([named])
+    assert sources == []
+    assert problems == [f"{named} holds no alignment of a tilt series."]
+
+
+def test_what_others_have_left(reference_data: Path) -> None:
+    """Of cryoet-alignment's samples one is cut short, and one lacks its solved angles: both say so."""
+    folder = reference_data / "real" / "uermel__cryoet-alignment"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    sources, problems = find_sources([folder])
+    assert problems == []
+    assert {source.program for source in sources} == {"imod", "aretomo"}
+    for source in sources:
+        with pytest.raises((FormatError, TruncatedError), match=r"test\.tlt|not the 90 of the raw stack"):
+            read_source(source, IMAGES, ReadingSettings())
+    whole = found_in(folder / "convert")["tilt_1"]
+    assert whole.program == "imod"
+    assert whole.command is not None
+    assert len(read_source(whole, IMAGES, ReadingSettings()).views) == 59

@@ -119,20 +119,21 @@ def test_empty_tilts_are_named_and_cost_nothing_else(series: ReferenceSeries) ->
 
 def test_an_axis_far_off_or_unknown(series: ReferenceSeries) -> None:
     """15° wrong, and not given: found; turned by 180°: that side is kept."""
-    part = chosen(series, list(range(0, 41, 2)))
-    assert abs(by_beads(part, 100.0).axis - series.axis) < 0.1
+    part = chosen(series, list(range(1, 41, 3)))
+    assert abs(by_beads(part, 100.0).axis - series.axis) < 0.15
     unknown = by_beads(part, None)
-    assert abs(unknown.axis - series.axis) < 0.1
+    assert abs(unknown.axis - series.axis) < 0.15
     assert any("180°" in note for note in unknown.notes)
-    assert abs(by_beads(part, 264.0).axis - series.axis - 180.0) < 0.1
+    assert abs(by_beads(part, 264.0).axis - series.axis - 180.0) < 0.15
 
 
 def test_sparse_and_short_series(series: ReferenceSeries) -> None:
-    """Steps of 12°, and three tilts: aligned as well as the beads allow, and the short one not called good."""
-    sparse = chosen(series, list(range(0, 41, 4)))
-    result = by_beads(sparse)
-    assert bool(result.aligned.all())
-    assert alignment_errors(result.geometry, sparse).rms < 1.0
+    """Steps of 12°, and three tilts: aligned as well as beads allow; the short one is not called good."""
+    for first in (0, 2):  # some tilts are put in the wrong place at first
+        sparse = chosen(series, list(range(first, 41, 4)))
+        result = by_beads(sparse)
+        assert bool(result.aligned.all())
+        assert alignment_errors(result.geometry, sparse).rms < 1.0
     short = chosen(series, [19, 20, 21])
     result = by_beads(short)
     assert result.verdict == "doubtful"

@@ -24,7 +24,7 @@ PIXEL = 5.0
 def bead_image(
     places: NDArray[np.float64], diameter: float, *, size: int = 256, seed: int = 0, noise: float = 1.0
 ) -> torch.Tensor:
-    """Dark spheres 4 σ deep at places (n, 2) (pixels from the centre), pixels integrated over 6 × 6 points."""
+    """Dark spheres 4 σ deep at places (n, 2) (pixels from the centre), integrated over 6 × 6 points."""
     fine = (np.arange(size * 6) + 0.5) / 6 - 0.5 - size / 2
     image = np.zeros((size * 6, size * 6))
     radius = 0.5 * diameter / PIXEL
@@ -79,7 +79,7 @@ def test_what_is_not_round_is_no_bead() -> None:
 
 @pytest.mark.parametrize("diameter", [50.0, 100.0, 150.0])
 def test_centres(diameter: float) -> None:
-    """Started 1.5 or 2 px off, centres come out as well as the noise allows: 0.10 to 0.13 px along each axis."""
+    """Started 1.5 or 2 px off, centres come out as well as noise allows: 0.10 to 0.13 px along an axis."""
     images = torch.stack([bead_image(scattered(s), diameter, seed=s) for s in range(6)])
     true = np.concatenate([scattered(s) for s in range(6)]) * PIXEL
     tilt = torch.arange(6).repeat_interleave(12)

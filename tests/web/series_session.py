@@ -20,6 +20,7 @@ from weft.physics.geometry import TiltGeometry
 from weft.session.plan import expected_fingerprints
 from weft.session.records import FileIdentity, Record, RecordStore, StepRecord
 from weft.session.step import plain_values
+from weft.session.steps import all_steps
 from weft.session.tilt_table import TiltRow, TiltTable, table_path, write_table
 from weft.tilts.alignment import Levelling, Observations, TiltAlignment
 
@@ -139,7 +140,8 @@ def _movie_record(session: Any, item: str, movie: Path, image: np.ndarray, motio
     identity = FileIdentity.of(movie)
     prints = expected_fingerprints("tilt", identity, session.settings, root)
     metrics = {"pixel_size": PIXEL, "frames": 2, "stored_frames": 2, "masked": 0.0, "motion_total": motion}
-    step = StepRecord("done", prints["motion"], {}, {"metrics": metrics}, outputs)
+    reads = all_steps()["motion"].reads(session.settings)
+    step = StepRecord("done", prints["motion"], reads, {"metrics": metrics}, outputs)
     (root / "records").mkdir(exist_ok=True)
     RecordStore(root).write(Record(item, "tilt", identity, {"motion": step}, {"motion": 1.0}))
 
@@ -323,12 +325,11 @@ def _series_record(
             "slices": f"reconstruction/pictures/{NAME}_slices.png",
         },
     }
-    reads = session.settings.plain()
     steps = {}
     for name in ("stack", "align", "tilt_ctf", "reconstruct"):
         kept = plain_values({"metrics": metrics[name], **results[name]})
-        settings = {key: reads[key] for key in ("alignment", "handedness") if key in reads}
-        steps[name] = StepRecord("done", prints.get(name, "unknown"), settings, kept, outputs[name])
+        reads = all_steps()[name].reads(session.settings)
+        steps[name] = StepRecord("done", prints[name], reads, kept, outputs[name])
     record = Record(NAME, "series", identity, steps, dict.fromkeys(steps, 2.0))
     RecordStore(root).write(record)
 

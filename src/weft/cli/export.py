@@ -105,8 +105,8 @@ def tomograms(
     project: ProjectOption = None,
 ) -> None:
     """RELION 5's tomograms.star, and tilt_series/ beside it with the tilts of each series."""
-    from weft.session.alignment_export import export_tomograms
     from weft.session.session import open as open_session
+    from weft.session.tomogram_export import export_tomograms
 
     report = export_tomograms(open_session(session), output, only=only, project=project)
     for problem in report.problems:

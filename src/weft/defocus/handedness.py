@@ -1,10 +1,10 @@
 """Which side of the specimen comes closer to the source when the stage tilts: the handedness of a series.
 
 Two witnesses. The series is fitted with both hands and the likelihoods are compared (Tegunov & Cramer 2019,
-"Contrast transfer function estimation in tilt series", end); and in every tilt by itself the gradient of defocus
-across the tilt axis is measured, and all gradients are compared with those that hand +1 predicts: their slope is
-+1 or −1, and an inclined specimen only adds a constant. Where the two do not agree, or tilts are too small or
-rings too few, there is no verdict.
+"Contrast transfer function estimation in tilt series", end); and in every tilt by itself the gradient of
+defocus across the tilt axis is measured, and all gradients are compared with those that hand +1 predicts:
+their slope is +1 or −1, and an inclined specimen only adds a constant. Where the two do not agree, or tilts
+are too small or rings too few, there is no verdict.
 """
 
 from __future__ import annotations
@@ -180,9 +180,9 @@ def determine_hand(
 def _agreement(differences: NDArray[np.float64], angles: NDArray[np.float64]) -> float:
     """Sum of the tilts' differences over its standard error, 0 where there are too few tilts.
 
-    The error is that of how much the tilts scatter; neighbours count as alike (Bartlett's window). With few tilts
-    it is itself uncertain: Student's t is turned into the normal deviate of the same probability, which is not
-    allowed to be more than the likelihoods themselves say.
+    The error is that of how much the tilts scatter; neighbours count as alike (Bartlett's window). With few
+    tilts it is itself uncertain: Student's t is turned into the normal deviate of the same probability, which
+    is not allowed to be more than the likelihoods themselves say.
     """
     n = len(differences)
     if n < 3:
@@ -267,7 +267,9 @@ def session_hand(series: Sequence[Handedness]) -> SessionHand:
     if not series:
         raise FitError("no tilt series has been fitted: there is no handedness to judge")
     # a series that cannot decide for a reason of principle says nothing; a weak one counts for what it has
-    odds = np.array([s.log_odds if s.verdict != "undecidable" or s.slope * s.log_odds > 0 else 0.0 for s in series])
+    odds = np.array(
+        [s.log_odds if s.verdict != "undecidable" or s.slope * s.log_odds > 0 else 0.0 for s in series]
+    )
     total = float(odds.sum())
     hand = 1.0 if total >= 0.0 else -1.0
     votes = (sum(s.hand > 0 for s in series), sum(s.hand < 0 for s in series))

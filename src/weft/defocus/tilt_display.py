@@ -78,7 +78,9 @@ def _match(
     k: NDArray[np.float64], defocus: NDArray[np.float64], target: NDArray[np.float64] | float, optics: Optics
 ) -> NDArray[np.float64]:
     return np.asarray(
-        matching_frequency(torch.as_tensor(k), torch.as_tensor(defocus), torch.as_tensor(target), optics).numpy()
+        matching_frequency(
+            torch.as_tensor(k), torch.as_tensor(defocus), torch.as_tensor(target), optics
+        ).numpy()
     )
 
 
@@ -184,7 +186,10 @@ def series_picture(
     radius = np.where(np.isfinite(radius), radius, shown) / spectra.dk
     data = map_coordinates(polar, [turn, radius.clip(0, n_r - 1)], order=1, mode="grid-wrap")
     phase = math.degrees(float(np.mean(solution.freedom.weights @ solution.phase)))
-    fit = np.sin(ctf_phase(torch.as_tensor(shown**2), torch.as_tensor(target + lobe), optics, phase).numpy()) ** 2
+    fit = (
+        np.sin(ctf_phase(torch.as_tensor(shown**2), torch.as_tensor(target + lobe), optics, phase).numpy())
+        ** 2
+    )
     picture = np.where(x < 0, 0.5 + data / 3.0, fit)
     picture[(shown > highest) | (shown < float(spectra.k[0]))] = 0.0
     return np.asarray(np.clip(picture * 255.0, 0, 255), dtype=np.uint8)

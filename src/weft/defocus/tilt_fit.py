@@ -251,9 +251,7 @@ def refine(
     return judged(spectra, optics, solution, prior)
 
 
-def judged(
-    spectra: TiltSpectra, optics: Optics, solution: TiltSolution, prior: SeriesPrior
-) -> TiltSolution:
+def judged(spectra: TiltSpectra, optics: Optics, solution: TiltSolution, prior: SeriesPrior) -> TiltSolution:
     """The same with its likelihood, evidence and expected errors brought up to date."""
     waves = solution.waves(spectra)
     slopes = evaluate(spectra, optics, solution.curves, waves)
@@ -276,9 +274,10 @@ def judged(
 def _between_patches(spectra: TiltSpectra, influence: NDArray[np.float64]) -> NDArray[np.float64]:
     """Variances from how much the patches disagree, (parameters,).
 
-    What is in a patch lies at some depth, which all tilts see in the same place: an error that the statistics of
-    a coefficient knows nothing of. The patches' pulls on the parameters, (parameters, patches), are added up as
-    clusters (White's "sandwich"), neighbours that share pixels with a weight of one half (Bartlett's window).
+    What is in a patch lies at some depth, which all tilts see in the same place: an error that the statistics
+    of a coefficient knows nothing of. The patches' pulls on the parameters, (parameters, patches), are added
+    up as clusters (White's "sandwich"), neighbours that share pixels with a weight of one half (Bartlett's
+    window).
     """
     apart = np.abs(spectra.places[:, None] - spectra.places[None]) / spectra.side
     together = np.clip(1.0 - apart, 0.0, 1.0).prod(-1)
@@ -308,7 +307,7 @@ def rescan(
     band = spectra.within(0.0, 1.0 / SCAN_FINEST)
     step = 1.0 / (SCAN_STEPS * optics.wavelength * float(band.k[-1]) ** 2)
     half = int(min(SCANNED, limits[1] - limits[0]) / step)
-    offsets = step * np.arange(-half, half + 1)
+    offsets = np.asarray(step * np.arange(-half, half + 1), dtype=np.float64)
     waves = solution.waves(band)
     rows = []
     for offset in offsets:
@@ -317,8 +316,8 @@ def rescan(
         place = solution.defocus + offset
         outside = (place < limits[0]) | (place > limits[1])
         rows.append(np.where(outside & (offset != 0.0), -np.inf, value))
-    profile = np.stack(rows, axis=1)
-    profile = profile - profile[:, half : half + 1]
+    values = np.stack(rows, axis=1)
+    profile = np.asarray(values - values[:, half : half + 1], dtype=np.float64)
     total = profile + prior.log(solution.defocus[:, None] + offsets) - prior.log(solution.defocus)[:, None]
     best = np.argmax(total, axis=1)
     better = (total[np.arange(len(best)), best] > ANOTHER) & spectra.used

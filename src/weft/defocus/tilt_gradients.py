@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weft.defocus.tilt_planes import depth, gradients
+from weft.defocus.tilt_planes import across_axis, depth, gradients
 from weft.defocus.tilt_search import profiles
 from weft.defocus.tilt_series import TiltCTF
 from weft.defocus.tilt_spectra import TiltSpectra
@@ -69,30 +69,19 @@ class Gradients:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""
-        return {n: np.round(getattr(self, n), 5).tolist() for n in ("angles", "predicted", "measured", "error")} | {
-            "used": self.used.tolist()
-        }
+        return {
+            n: np.round(getattr(self, n), 5).tolist() for n in ("angles", "predicted", "measured", "error")
+        } | {"used": self.used.tolist()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Gradients:
         """Inverse of :meth:`to_dict`."""
-        arrays = (np.asarray(data[n], dtype=np.float64) for n in ("angles", "predicted", "measured", "error"))
-        return cls(*arrays, np.asarray(data["used"], dtype=bool))
 
+        def array(name: str) -> NDArray[np.float64]:
+            return np.asarray(data[name], dtype=np.float64)
 
-def across_axis(geometry: TiltGeometry) -> NDArray[np.float64]:
-    """Direction in each image along which a positive tilt increases defocus with hand +1, (tilts, 2)."""
-    axis = torch.deg2rad(geometry.axis).expand(len(geometry)).numpy()
-    flat = replace(
-        geometry,
-        angles=torch.full_like(geometry.angles, 45.0),
-        level_x=torch.zeros_like(geometry.level_x),
-        level_y=torch.zeros_like(geometry.level_y),
-        hand=1.0,
-    )
-    steep = gradients(flat, np.zeros(2))
-    assert len(axis) == len(steep)
-    return steep / np.linalg.norm(steep, axis=1, keepdims=True)
+        used = np.asarray(data["used"], dtype=bool)
+        return cls(array("angles"), array("predicted"), array("measured"), array("error"), used)
 
 
 def measure_gradients(
@@ -127,7 +116,7 @@ def measure_gradients(
 
 
 def _peak(x: NDArray[np.float64], profile: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation of the distribution whose log-likelihood is given at evenly spaced places."""
+    """Mean and standard deviation from a log-likelihood at evenly spaced places."""
     p = np.exp(profile - profile.max())
     best = float(x[int(profile.argmax())])
     # around the best place: another peak far away shall widen the error, not move the place

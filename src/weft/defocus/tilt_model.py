@@ -6,8 +6,9 @@ In the cell (sector, ring) of patch p of tilt t the expected power is
 
 which is `likelihood`'s B + s E CTF² but for D ≤ 1: the loss of contrast of the rings because a patch is
 small (its spectrum is blurred), because a cell is as wide as a Fourier pixel, and because defocus varies
-across a patch of a tilted specimen. All three are known beforehand, so tilted images are not mistaken for weak
-ones. The mean of n exponentially scattered coefficients in a cell has the log-likelihood −n (log M + P / M).
+across a patch of a tilted specimen. All three are known beforehand, so tilted images are not mistaken for
+weak ones. The mean of n exponentially scattered coefficients in a cell has the log-likelihood −n (log M + P /
+M).
 """
 
 from __future__ import annotations
@@ -173,16 +174,23 @@ def _parts(spectra: TiltSpectra) -> list[slice]:
     return [slice(i, min(i + step, tilts)) for i in range(0, tilts, step)]
 
 
-def _expected(
-    spectra: TiltSpectra, curves: TiltCurves, part: slice
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _expected(spectra: TiltSpectra, curves: TiltCurves, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """B (tilts, 1, 1, rings) and ½ s E (tilts, patches, 1, rings)."""
-    b, e = (torch.as_tensor(c[part], dtype=torch.float32, device=spectra.power.device) for c in curves.at(spectra.k))
+    b, e = (
+        torch.as_tensor(c[part], dtype=torch.float32, device=spectra.power.device)
+        for c in curves.at(spectra.k)
+    )
     return b[:, None, None], 0.5 * curves.patches[part][:, :, None, None] * e[:, None, None]
 
 
 def evaluate(
-    spectra: TiltSpectra, optics: Optics, curves: TiltCurves, waves: Waves, *, rings: bool = True, slopes: bool = True
+    spectra: TiltSpectra,
+    optics: Optics,
+    curves: TiltCurves,
+    waves: Waves,
+    *,
+    rings: bool = True,
+    slopes: bool = True,
 ) -> Slopes:
     """Log-likelihood with its derivatives and expected information.
 
@@ -237,7 +245,10 @@ def initial_curves(spectra: TiltSpectra) -> TiltCurves:
     k = spectra.k
     low, high = float(k[0]), float(k[-1])
     counts = spectra.counts.sum(0).cpu().numpy()
-    weight = spectra.counts * (torch.as_tensor(spectra.used, device=spectra.power.device).float())[:, None, None, None]
+    weight = (
+        spectra.counts
+        * (torch.as_tensor(spectra.used, device=spectra.power.device).float())[:, None, None, None]
+    )
     weight = weight * spectra.shares[:, None, None]
     mean = ((spectra.power * weight).sum((0, 1, 2)) / weight.sum((0, 1, 2)).clamp_min(1e-9)).cpu().numpy()
     last = k > high - 0.25 * (high - low)
@@ -252,7 +263,7 @@ def initial_curves(spectra: TiltSpectra) -> TiltCurves:
     n_t, n_p = spectra.power.shape[:2]
     return TiltCurves(
         np.full(n_b, math.log(max(level, 1e-6))),
-        envelope,
+        np.asarray(envelope, dtype=np.float64),
         np.zeros((n_t, OWN_POINTS)),
         np.zeros((n_t, 2)),
         low,
@@ -264,7 +275,7 @@ def initial_curves(spectra: TiltSpectra) -> TiltCurves:
 def update_curves(
     spectra: TiltSpectra, optics: Optics, curves: TiltCurves, waves: Waves, *, patches: bool = True
 ) -> TiltCurves:
-    """One scoring step each for the common curves and the tilts' own parts, and for the patches' strengths."""
+    """A scoring step each for the common curves, the tilts' own parts and the patches' strengths."""
     moments, strengths = _moments(spectra, optics, curves, waves)
     g_b, g_e, i_bb, i_be, i_ee = moments  # (tilts, rings) each
     on_b, on_e, on_own, on_s = curves.bases(spectra.k)
@@ -296,7 +307,12 @@ def update_curves(
         new = (new + strengths).clamp(0.2, 5.0)
         new = new / new.mean(1, keepdim=True)
     return replace(
-        curves, background=value[:n_b], envelope=value[n_b:], own=own[:, :n_own], strength=own[:, n_own:], patches=new
+        curves,
+        background=value[:n_b],
+        envelope=value[n_b:],
+        own=own[:, :n_own],
+        strength=own[:, n_own:],
+        patches=new,
     )
 
 

@@ -1,6 +1,7 @@
 """Exhaustive search for the defocus of every tilt.
 
-The log-likelihood is linear in the power, so for all patches and defoci of a tilt it is one matrix product; patches are then added up with the offsets of defocus that the geometry gives them. The
+The log-likelihood is linear in the power, so for all patches and defoci of a tilt it is one matrix
+product; patches are then added up with the offsets of defocus that the geometry gives them. The
 average defocus of the series comes first, from all tilts together (the paper, "Contrast transfer function
 estimation in tilt series"); each tilt's own is then sought in its own profile, with a prior around the
 series' median that lets single tilts be far away.
@@ -104,7 +105,7 @@ def profiles(
     (sets, tilts, n) array
     """
     step = float(grid[1] - grid[0])
-    margin = int(math.ceil(float(np.abs(offsets).max()) / step)) + 2
+    margin = math.ceil(float(np.abs(offsets).max()) / step) + 2
     wide = grid[0] + step * np.arange(-margin, len(grid) + margin)
     k = torch.as_tensor(spectra.k)
     chi = ctf_phase((k * k)[None], torch.as_tensor(wide)[:, None], optics, math.degrees(phase))
@@ -162,7 +163,10 @@ def search(
         for i, profile in enumerate(gained):
             defocus, prior = choose(grid, profile, spectra.used)
             at = np.argmin(np.abs(grid[None] - defocus[:, None]), axis=1)
-            score = float(profile[np.arange(len(profile)), at][spectra.used].sum() + prior.log(defocus[spectra.used]).sum())
+            score = float(
+                profile[np.arange(len(profile)), at][spectra.used].sum()
+                + prior.log(defocus[spectra.used]).sum()
+            )
             found = Found(defocus, phase, prior, grid, profile, score)
             if len(best) <= i:
                 best.append(found)

@@ -1,8 +1,8 @@
 """Where in a patch its signal is.
 
-At high tilt the edge of a lamella or of the carbon film runs through patches, and gold beads outshine all else:
-the rings of a patch then show the defocus of a place that is not its middle. The centre of what is above the
-shot noise at low resolution tells the place.
+At high tilt the edge of a lamella or of the carbon film runs through patches, and gold beads outshine all
+else: the rings of a patch then show the defocus of a place that is not its middle. The centre of what is
+above the shot noise at low resolution tells the place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ __all__ = ["signal_centers"]
 
 COARSE = 8.0  # Å: pixels of the map of signal
 BAND = (60.0, 20.0)  # Å: where specimens are strong
-DOUBT = 0.2  # part of the shot noise that is counted as signal spread evenly: without signal the middle remains
+DOUBT = (
+    0.2  # part of the shot noise that is counted as signal spread evenly: without signal the middle remains
+)
 
 
 def signal_centers(
@@ -61,7 +63,9 @@ def signal_centers(
     return np.asarray(centers.reshape(-1, 2) * pixel_size)
 
 
-def _coarse_weights(windows: Windows, binning: int, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _coarse_weights(
+    windows: Windows, binning: int, n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Places of coarse pixels in fine ones, and the squared windows there, (windows, n)."""
     place = (np.arange(n) + 0.5) * binning - 0.5
     inside = np.arange(windows.tapers.shape[1])
@@ -69,4 +73,4 @@ def _coarse_weights(windows: Windows, binning: int, n: int) -> tuple[NDArray[np.
         np.interp(place - start, inside, taper.astype(np.float64) ** 2, left=0.0, right=0.0)
         for start, taper in zip(windows.starts, windows.tapers)
     ]
-    return place, np.stack(weights)
+    return np.asarray(place, dtype=np.float64), np.asarray(np.stack(weights), dtype=np.float64)

@@ -35,7 +35,8 @@ class TiltSpectra:
     Attributes
     ----------
     power : (tilts, patches, sectors, rings) float32
-        Scaled so that the mean over the outer half of the frequencies is 1 in every patch; 1 in unusable tilts.
+        Scaled so that the mean over the outer half of the frequencies is 1 in every patch; 1 in unusable
+        tilts.
     counts : (sectors, rings) float32
         Independent coefficients in each cell; 0 where there is none.
     shares : (patches,) float32
@@ -77,7 +78,7 @@ class TiltSpectra:
         """Mean frequency of every ring, (rings,) 1/Å."""
         counts = self.counts.cpu().numpy()
         mean = (self.k2.cpu().numpy() * counts).sum(0) / counts.sum(0).clip(1e-9)
-        return np.sqrt(mean)
+        return np.asarray(np.sqrt(mean), dtype=np.float64)
 
     def within(self, low: float, high: float) -> TiltSpectra:
         """The rings with low ≤ k ≤ high (1/Å)."""

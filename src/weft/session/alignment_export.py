@@ -94,7 +94,7 @@ def export_alignments(
         inclined = float(item.geometry.level_x)
         if form in _LEVEL_ONLY and abs(inclined) > _LEVEL:
             result.problems.append(
-                f"{item.name}: {form} has no place for the specimen's inclination of {inclined:.2f}° about x; "
+                f"{item.name}: {form} has no place for its inclination about x ({inclined:.2f}°); "
                 "export it for imod, relion or warp, or with --unlevelled, which leaves it inclined"
             )
             continue

@@ -25,8 +25,8 @@ _MOVIE, _AVERAGE = "rlnMicrographMovieName", "rlnMicrographName"
 _NOMINAL = "rlnTomoNominalStageTiltAngle"
 #: Pixel sizes that differ by no more than this fraction are two calibrations of one pixel.
 _ONE_PIXEL = 0.05
-#: How far a ratio of sizes may be from what binning makes of it.
-_WHOLE = 0.02
+#: How far ratios of sizes may be from each other, and from a whole number, that are the same binning.
+_WHOLE = 0.03
 
 
 class ReadingSettings(Settings):
@@ -168,7 +168,17 @@ def _ratio(size: tuple[float, float] | None, images: SessionImages, how: str) ->
     if size is None or images.size is None:
         return None
     x, y = images.size[0] / size[0], images.size[1] / size[1]
-    return (0.5 * (x + y), how) if abs(x - y) <= _WHOLE * x else None
+    return (_whole(0.5 * (x + y)), how) if abs(x - y) <= _WHOLE * x else None
+
+
+def _nearest_binning(ratio: float) -> float:
+    return float(round(ratio)) if ratio > 1.0 else 1.0 / round(1.0 / ratio)
+
+
+def _whole(ratio: float) -> float:
+    """The binning that a ratio of sizes means: binning leaves out what does not fill a pixel."""
+    nearest = _nearest_binning(ratio)
+    return nearest if abs(ratio / nearest - 1.0) <= _WHOLE else ratio
 
 
 # --------------------------------------------------------------------------------------- IMOD and Dynamo
@@ -228,7 +238,7 @@ def _imod_ratio(source: AlignmentSource, images: SessionImages) -> tuple[float, 
     if not re.fullmatch(r"[\d.]+", text) or float(text) == 0.0:
         return None
     ratio = 10.0 * float(text) / images.pixel_size
-    whole = max(1.0, round(ratio)) if ratio > 1 else 1.0 / round(1.0 / ratio)
+    whole = _nearest_binning(ratio)
     if abs(ratio / whole - 1.0) > _ONE_PIXEL:
         raise FormatError(
             source.project,

@@ -37,8 +37,8 @@ def align_series(
     Parameters
     ----------
     images : (tilts, y, x) float32 tensor
-        In any order; specimen and beads are dark. Beads of 24 px or more are fitted as if they had 24: reduced
-        images serve as well as full ones.
+        In any order; specimen and beads are dark. Beads wider than 24 px are fitted as if they had 24:
+        reduced images serve as well as full ones.
     angles : (tilts,) tensor
         Stage angles, degrees.
     pixel_size : float
@@ -115,11 +115,36 @@ def _aligned(
                 raise
             reason = str(error)
         else:
-            return _by_fiducials(found, images, angles, pixel_size, settings)
+            by_beads = _by_fiducials(found, images, angles, pixel_size, settings)
+            if settings.method == "fiducials" or by_beads.verdict == "good":
+                return by_beads
+            return _better(by_beads, images, angles, pixel_size, axis, settings)
     from weft.tilts.patches import align_by_patches
 
     result = align_by_patches(images, angles, pixel_size, axis, settings)
     return replace(result, notes=(*result.notes, reason)) if reason else result
+
+
+def _better(
+    by_beads: TiltAlignment,
+    images: torch.Tensor,
+    angles: torch.Tensor,
+    pixel_size: float,
+    axis: float | None,
+    settings: AlignmentSettings,
+) -> TiltAlignment:
+    """An alignment by beads that is not good, or one by patches where that is better."""
+    from weft.tilts.patches import align_by_patches
+
+    try:
+        by_patches = align_by_patches(images, angles, pixel_size, axis, settings)
+    except ItemError as error:
+        return replace(by_beads, notes=(*by_beads.notes, f"patches were tried too: {error}"))
+    ranks = ("good", "doubtful", "bad")
+    if ranks.index(by_patches.verdict) >= ranks.index(by_beads.verdict):
+        return by_beads
+    beads = f"{len(by_beads.markers)} beads were found, but patches fit better ({'; '.join(by_beads.notes)})"
+    return replace(by_patches, notes=(*by_patches.notes, beads))
 
 
 def _by_fiducials(

@@ -206,7 +206,10 @@ class TiltAlignment:
         missing = stage_angles[solution.missing].tolist()
         if missing:
             named = ", ".join(f"{angle:.1f}°" for angle in missing)
-            notes = (*notes, f"no marker was seen at {named}: the place there is that of the neighbours")
+            notes = (
+                *notes,
+                f"too few markers were seen at {named}: put between the neighbours",
+            )
         return cls(
             geometry,
             method,

@@ -46,6 +46,10 @@ class BeadCentres:
     contrast: torch.Tensor
     sigma: torch.Tensor
 
+    def select(self, which: torch.Tensor) -> BeadCentres:
+        """Some of them (indices or a mask)."""
+        return BeadCentres(self.xy[which], self.score[which], self.contrast[which], self.sigma[which])
+
 
 class BeadImages:
     """Tilt images prepared for fitting beads of one diameter.

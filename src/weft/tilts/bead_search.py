@@ -140,7 +140,8 @@ def _symmetry(image: torch.Tensor, at: torch.Tensor, radius: float, noise: float
     pixels = (2.0 * math.pi * radii).clamp(8.0, float(SAMPLES_PER_RING))
     expected = noise**2 * 2.0 * 4.0 / pixels
     uneven = ((harmonics[..., 1:5].sum(-1) - expected) * weight[:, 0]).sum(-1).clamp_min(0.0)
-    return 1.0 - uneven / (uneven + signal).clamp_min(1e-12)
+    share: torch.Tensor = uneven / (uneven + signal).clamp_min(1e-12)
+    return 1.0 - share
 
 
 def _peaks(score: torch.Tensor, distance: float, least: float, at_most: int) -> torch.Tensor:

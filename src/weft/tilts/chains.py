@@ -23,7 +23,7 @@ from weft.tilts.reprojection import predict, prediction_matrix, sample_patches, 
 __all__ = ["follow_chains"]
 
 LENGTH = 6  # tilts to each side
-EVERY = 3  # tilts: as often a grid of chains begins
+EVERY = 5  # tilts: as often a grid of chains begins
 MEMORY = 3  # images of a chain that predict the next
 LEAST_CORRELATION = 0.2
 

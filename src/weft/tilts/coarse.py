@@ -185,7 +185,10 @@ class _Series:
         return self.matrices[key]
 
     def _matrix(self, targets: torch.Tensor, angles: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return prediction_matrix(targets, angles, weights, self.size, self.step, self.thickness)
+        width = self.thickness / THICKNESS
+        return prediction_matrix(
+            targets, angles, weights, self.size, self.step, self.thickness, width=width
+        )
 
 
 def _correlation(image: torch.Tensor, model: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:

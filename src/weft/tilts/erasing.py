@@ -23,10 +23,10 @@ from weft.settings import Settings, setting
 
 __all__ = ["BeadErasingSettings", "erase_beads", "fringe_width"]
 
-ORDER = 3  # of the harmonics: half a period is then a third of the disc's edge over two, a particle's size
+ORDER = 3  # of the harmonics: half a wave along the disc's edge is then as long as its radius
 RING = 0.5  # width of the ring that the mean is taken from, in radii of the disc
-RIM = 0.2  # of the radius, over which the image turns into the filling
-RIDGE = 0.02  # what a complete ring knows of a harmonic, which is what an incomplete one is damped with
+RIM = 2.0  # pixels within a disc's edge, over which the image turns into the filling
+RIDGE = 0.005  # times m², of a ring's pixels: damping of the harmonics that an incomplete ring cannot know
 LEAST_RING = 0.25  # of a complete ring's pixels; otherwise a wider one is taken
 TILE = 3.0  # side of the tiles that spectra are taken from, in radii of the disc
 LEAST_TILES, LEAST_TILE = 3, 0.5  # so many tiles with such a share free of beads are needed for a spectrum
@@ -39,14 +39,11 @@ class BeadErasingSettings(Settings):
         True,
         "Fill gold beads with background before reconstruction, where the alignment has followed beads.",
     )
-    margin: float = setting(
-        1.2, "Radius of the discs that are filled, in radii of a bead.", unit="radii", ge=0.5, le=5.0
-    )
+    margin: float = setting(1.2, "Radius of the discs that are filled, in radii of a bead.", ge=0.5, le=5.0)
     fringes: float = setting(
         1.0,
-        "How many widths of a Fresnel fringe, √(wavelength · defocus), are added to that radius: 1 covers the "
-        "bright ring around a bead, 2 all that can be seen.",
-        unit="fringes",
+        "How many widths of a Fresnel fringe, √(wavelength · defocus), are added to that radius: 1 covers "
+        "the bright ring around a bead, 2 all that can be seen.",
         ge=0.0,
         le=10.0,
     )
@@ -119,8 +116,8 @@ def erase_beads(
     radius = (0.5 * diameter * settings.margin + settings.fringes * fringe) / pixel_size
     if 2.0 * radius + 2.0 > min(height, width):
         raise ItemError(
-            f"discs of {2.0 * radius * pixel_size:.0f} Å over gold beads of {diameter:g} Å do not fit into an image "
-            f"of {width}×{height} pixels of {pixel_size:g} Å: check the beads' diameter and the pixel size"
+            f"discs of {2.0 * radius * pixel_size:.0f} Å over gold beads of {diameter:g} Å do not fit "
+            f"into an image of {width}×{height} pixels of {pixel_size:g} Å: check the beads' diameter"
         )
     x, y = (given / pixel_size).T
     reached = (x > -radius) & (y > -radius) & (x < width - 1 + radius) & (y < height - 1 + radius)
@@ -190,7 +187,7 @@ def _depth(discs: list[_Disc], mask: torch.Tensor) -> torch.Tensor:
     depth = torch.zeros(mask.shape, device=mask.device)
     for disc in discs:
         window = disc.rows, disc.columns
-        rim = (1.0 - (1.0 - disc.share).sqrt()) / RIM
+        rim = (1.0 - (1.0 - disc.share).sqrt()) * (disc.radius / RIM)
         depth[window] = torch.maximum(depth[window], rim.clamp_max(1.0) * disc.inside)
     return depth
 
@@ -198,10 +195,9 @@ def _depth(discs: list[_Disc], mask: torch.Tensor) -> torch.Tensor:
 def _harmonics(dx: torch.Tensor, dy: torch.Tensor, scale: float) -> torch.Tensor:
     """rᵐ cos mθ, rᵐ sin mθ for m = 0 … ORDER, 1 at most within `scale`: (..., 2 ORDER + 1)."""
     z = torch.complex((dx / scale).double(), (dy / scale).double())
-    powers = [z**m for m in range(1, ORDER + 1)]
-    return torch.stack(
-        [torch.ones_like(z.real), *(part for p in powers for part in (p.real, p.imag))], dim=-1
-    )
+    waves = [z**m for m in range(1, ORDER + 1)]
+    parts = [part for wave in waves for part in (wave.real, wave.imag)]
+    return torch.stack([torch.ones_like(z.real), *parts], dim=-1)
 
 
 def _local_mean(image: torch.Tensor, mask: torch.Tensor, disc: _Disc) -> torch.Tensor:
@@ -219,14 +215,15 @@ def _local_mean(image: torch.Tensor, mask: torch.Tensor, disc: _Disc) -> torch.T
     dx, dy = (d.expand(usable.shape)[usable] for d in (dx, dy))
     values = image[rows, columns][usable].double()
     basis = _harmonics(dx, dy, outer)
-    damping = torch.full((basis.shape[1],), RIDGE * complete, dtype=torch.float64, device=image.device)
-    damping[0] = 0.0
+    order = torch.arange(1, basis.shape[1] + 1, device=image.device) // 2
+    damping = RIDGE * complete * order.double().square()
     middle = values.mean()
     normal = basis.T @ basis + torch.diag(damping)
     fit = torch.linalg.solve(normal, basis.T @ (values - middle))
     dx, dy = disc.offsets(image, disc.rows, disc.columns)
     dx, dy = dx.expand(disc.share.shape), dy.expand(disc.share.shape)
-    return (_harmonics(dx, dy, outer) @ fit + middle).to(image.dtype)
+    found: torch.Tensor = _harmonics(dx, dy, outer) @ fit + middle
+    return found.to(image.dtype)
 
 
 def _local_noise(

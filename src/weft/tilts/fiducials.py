@@ -25,6 +25,7 @@ LEAST_BEADS = 4  # fewer are not trusted to be beads at all
 LEAST_SEEN = 0.35  # of the tilts that should show a bead
 LEAST_DIAMETER_SCORE = 0.25  # of find_diameter
 LARGEST_VARIATION = 0.45  # of contrast from bead to bead: gold is equal to gold
+LEAST_SHARE = 0.5  # of the usual share of beads seen, or a tilt is in the wrong place
 ROUNDS = 8
 FIRST_REACH = 0.35  # of the diameter: how far from its prediction a bead is sought
 LEAST_REACH = 2.0  # pixels
@@ -219,6 +220,10 @@ class _Search:
         start = tracked.cameras
         tracks = tracked.tracks
         solution = solve_bundle(tracks, start, self.settings)
+        placed = self._placed_well(tracks, solution)
+        if not bool(placed.all()):
+            tracks = tracks.select(placed)
+            solution = solve_bundle(tracks, start, self.settings)
         before: set[tuple[int, int]] = set()
         rounds, centres = 0, None
         for rounds in range(1, ROUNDS + 1):
@@ -228,6 +233,10 @@ class _Search:
             tracks, centres = self._searched(solution, tracks, rounds == 1)
             solution = solve_bundle(tracks, self._start(start, solution), self.settings)
             tracks, centres, solution = self._without_doubtful(tracks, centres, solution, start)
+            placed = self._placed_well(tracks, solution)
+            if not bool(placed.all()):  # tried anew in the next round
+                tracks, centres = tracks.select(placed), centres.select(placed)
+                solution = solve_bundle(tracks, self._start(start, solution), self.settings)
             kept = solution.weights > 0.0
             pairs = set(zip(tracks.marker[kept].tolist(), tracks.tilt[kept].tolist(), strict=True))
             if rounds > 2 and len(pairs ^ before) <= 0.005 * len(pairs):
@@ -255,6 +264,19 @@ class _Search:
         places = solution.cameras.project(solution.markers)
         inside = (places.abs() < self.half - EDGE * self.diameter).all(dim=-1)
         return inside & (self.usable & ~solution.missing)[:, None], places
+
+    def _placed_well(self, tracks: Tracks, solution: BundleSolution) -> torch.Tensor:
+        """Observations (a mask) in tilts where about as many of the beads were seen as elsewhere.
+
+        A shift that is wrong puts a bead or two on something else, and these fit exactly.
+        """
+        kept = solution.weights > 0.0
+        counts = torch.bincount(tracks.tilt[kept], minlength=len(solution.missing)).double()
+        shares = counts / self._shown(solution)[0].sum(dim=1).clamp_min(1)
+        usual = shares[~solution.missing].median()
+        lost = shares < LEAST_SHARE * usual
+        good: torch.Tensor = ~lost[tracks.tilt]
+        return good
 
     def _placed(self, solution: BundleSolution) -> BundleSolution:
         """Tilts that could not be placed before, by the markers that are known now."""
@@ -313,8 +335,7 @@ class _Search:
         sigma = centres.sigma / centres.sigma[good].median() if bool(good.any()) else centres.sigma
         sigma = sigma.clamp(0.6, 3.0) * self._crowding(places, tilt, marker)
         found = Tracks(marker[good], tilt[good], centres.xy[good], sigma[good])
-        kept = BeadCentres(centres.xy[good], centres.score[good], centres.contrast[good], centres.sigma[good])
-        return found, kept
+        return found, centres.select(good)
 
     def _crowding(self, places: torch.Tensor, tilt: torch.Tensor, marker: torch.Tensor) -> torch.Tensor:
         """(m,): larger than 1 for beads that another one overlaps."""
@@ -354,9 +375,7 @@ class _Search:
         number = torch.cumsum(good, 0) - 1
         chosen = tracks.select(rows)
         again = replace(chosen, marker=number[chosen.marker])
-        parts = BeadCentres(
-            centres.xy[rows], centres.score[rows], centres.contrast[rows], centres.sigma[rows]
-        )
+        parts = centres.select(rows)
         if bool(good.all()):
             return again, parts, solution
         return again, parts, solve_bundle(again, self._start(start, solution), self.settings)

@@ -1,10 +1,11 @@
 """Alignment without fiducials: what the specimen itself shows, followed through all tilts.
 
 1. whole images are placed, and the axis is found (:mod:`weft.tilts.coarse`);
-2. places with structure are found in a coarse reconstruction (:mod:`weft.tilts.features`);
-3. each is located in every tilt by what the other tilts say (:mod:`weft.tilts.patch_tracks`);
-4. bundle adjustment finds cameras and places from that (:mod:`weft.tilts.bundle`);
-5. again from 2 or 3, with finer detail.
+2. patches on grids are followed from tilt to tilt, in chains (:mod:`weft.tilts.chains`);
+3. places with structure are found in a coarse reconstruction (:mod:`weft.tilts.features`);
+4. each is located in every tilt by what the other tilts say (:mod:`weft.tilts.patch_tracks`);
+5. bundle adjustment finds cameras and places from that (:mod:`weft.tilts.bundle`);
+6. again from 3 or 4, with finer detail.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from weft.errors import FitError
 from weft.tilts.alignment import AlignmentSettings, Levelling, Observations, TiltAlignment, Verdict
 from weft.tilts.bundle import BundleSolution, solve_bundle
 from weft.tilts.cameras import Cameras, Tracks
+from weft.tilts.chains import follow_chains
 from weft.tilts.coarse import COARSE_PIXELS, CoarseAlignment, agreement, coarse_alignment, prepare_images
 from weft.tilts.features import coarse_volume, find_places
 from weft.tilts.levelling import level_markers
@@ -31,6 +33,7 @@ __all__ = ["align_by_patches"]
 VOLUME_VOXELS = 128  # of the coarse reconstruction along the field's longer side
 FEWEST_PLACES = 6  # an alignment rests on no fewer
 ALLOWED_LOSS = 0.03  # of the agreement of whole images: noise of its measurement
+HELD = 0.5  # of the observations of chains must fit one model
 SHARE_OF_FIELD = 0.3  # patches are no larger
 PIXELS_PER_DETAIL = 3.0  # detail is compared on a grid that is this much finer
 SLOWEST = 1.0 / 600.0  # 1/Å: structure coarser than that is ice thickness and illumination
@@ -176,6 +179,7 @@ def _refine(
     patch = min(settings.patch_size, SHARE_OF_FIELD * field)
     finest = max(settings.patch_resolution, 2.0 * pixel_size)
     stage = cameras.angles
+    cameras = _chained(images, pixel_size, cameras, usable, patch, finest, settings)
     places = torch.zeros(0, 3, dtype=torch.float64)
     refined: _Refined | None = None
     at: tuple[float, torch.Tensor, tuple[float, float]] | None = None
@@ -204,6 +208,33 @@ def _refine(
         refined = _Refined(cameras, tracks, solution, found)
     assert refined is not None
     return refined
+
+
+def _chained(
+    images: Sequence[torch.Tensor] | torch.Tensor,
+    pixel_size: float,
+    cameras: Cameras,
+    usable: torch.Tensor,
+    patch: float,
+    finest: float,
+    settings: AlignmentSettings,
+) -> Cameras:
+    """Better cameras from chains of patches; the same ones where chains do not hold together."""
+    one = _plan(max(_image_size(images, pixel_size)), patch, finest)[0]
+    band = (SLOWEST, 1.0 / one.detail)
+    small, pixels, _ = prepare_images(images, pixel_size, one.step(pixel_size), band)
+    step = one.step(max(pixels))
+    try:
+        tracks = follow_chains(
+            small, pixels, cameras, usable, diameter=patch, step=step, reach=one.reach
+        )
+        found = solve_bundle(tracks, cameras, settings)
+    except FitError:
+        return cameras
+    held = float((found.weights > 0.0).double().mean())
+    if held < HELD or bool((found.missing & usable).any()):
+        return cameras
+    return found.cameras
 
 
 def _places(

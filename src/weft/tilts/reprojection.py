@@ -1,14 +1,17 @@
 """What a tilt image should show, according to the other tilts.
 
 In the *frame of the axis* (image turned so that the tilt axis is vertical) a point (x, y, z) of the specimen
-lies at u = x cos θ − z sin θ, v = y. Two images θ and θ' of something D thick then have in common, on every
-line of constant k_v, the coefficients
+lies at u = x cos θ − z sin θ, v = y. Two images θ and θ' of something W wide and D thick then have in common,
+on every line of constant k_v, the coefficients
 
-    F_θ(k_u, k_v) = F_θ'(k_u cos(θ − θ'), k_v),      as far as |k_u sin(θ − θ')| D < 1,
+    F_θ(k, k_v) ≈ F_θ'(s k, k_v),   s = (W² cos θ cos θ' + D² sin θ sin θ') / N²,   N² = (W cos θ')² + (D sin θ')²
+    as far as k |sin(θ − θ')| W D / N < 1,
 
-because a specimen D thick blurs its central sections over 1/D (Crowther et al. 1970; Harauz & van Heel 1986).
+because it blurs its central sections over 1/W and 1/D (Crowther et al. 1970; Harauz & van Heel 1986): this is
+the place on the other section that is nearest in these units. A wide slab is stretched by the ratio of the
+cosines (Guckenberger 1982); something as wide as thick is turned.
 An image is therefore predicted from others as their weighted sum, which is the projection of their weighted
-back-projection, without a volume: κ = max(0, 1 − D |k_u sin Δ|) are the weights, divided by their sum. All
+back-projection, without a volume: κ = max(0, 1 − k |sin Δ| W D / N) are the weights, divided by their sum. All
 of it acts along u only and is the same for every row and every place in the specimen: one real matrix, made
 once.
 """
@@ -114,6 +117,7 @@ def prediction_matrix(
     step: float,
     thickness: float,
     *,
+    width: float | None = None,
     regularisation: float = 0.3,
 ) -> torch.Tensor:
     """The matrix that predicts images from others, line by line.
@@ -132,6 +136,8 @@ def prediction_matrix(
         Å.
     thickness : float
         D: of what the images have in common, Å.
+    width : float, optional
+        W, Å; the same as D.
     regularisation : float
         Added to the sum of weights: what few others know is predicted weakly.
 
@@ -140,10 +146,14 @@ def prediction_matrix(
     (targets, u, tilts, u) float32
     """
     # small products by the thousand: numpy has no threads to wake for each
-    difference = np.deg2rad(targets.double().numpy())[:, None] - np.deg2rad(angles.double().numpy())
+    theta, other = np.deg2rad(targets.double().numpy())[:, None], np.deg2rad(angles.double().numpy())
+    w, d = thickness if width is None else width, thickness
+    norm = np.hypot(w * np.cos(other), d * np.sin(other))
+    shrinks = (w**2 * np.cos(theta) * np.cos(other) + d**2 * np.sin(theta) * np.sin(other)) / norm**2
+    blur = np.abs(np.sin(theta - other)) * w * d / norm
     # lines twice as long: what is stretched beyond the patch does not come in at its other side
     k = np.arange(size + 1) / (2 * size * step)
-    kappa = np.clip(1.0 - thickness * (k * np.abs(np.sin(difference))[..., None]), 0.0, None)
+    kappa = np.clip(1.0 - k * blur[..., None], 0.0, None)
     kappa *= weights.double().numpy()[..., None]
     kappa /= kappa.sum(1, keepdims=True) + regularisation
     kappa *= np.where((k == 0) | (k == k[-1]), 1.0, 2.0) / (2 * size)
@@ -153,7 +163,7 @@ def prediction_matrix(
     forwards: dict[float, NDArray[np.float32]] = {}
     out = np.zeros((len(targets), size, len(angles), size), np.float32)
     for row, tilt in np.argwhere(kappa[..., 0] > 0):
-        shrink = round(float(np.cos(difference[row, tilt])), 7)
+        shrink = round(float(shrinks[row, tilt]), 7)
         if shrink not in forwards:
             phase = 2 * np.pi * shrink * k[:, None] * u
             both = np.stack([np.cos(phase), np.sin(phase)], 1)

@@ -15,7 +15,7 @@ interface SliderProps {
   onInput: (value: number) => void;
 }
 
-function Slider({ label, value, min, max, step, disabled, onInput }: SliderProps) {
+export function Slider({ label, value, min, max, step, disabled, onInput }: SliderProps) {
   return (
     <label class="slider">
       <span class="label">{label}</span>

@@ -77,7 +77,7 @@ export class DotPlot {
     const first = dots.x[0] ?? 0;
     const last = dots.x.at(-1) ?? 1;
     const margin = Math.max((last - first) * 0.025, 0.5);
-    const axis = { stroke: colours.muted, grid: { stroke: colours.grid, width: 1 }, ticks: { show: false }, font: font(10.5) };
+    const axis = { stroke: colours.muted, grid: { stroke: colours.grid, width: 1 }, ticks: { show: false }, font: font() };
     const lines = dots.lines ?? [];
     this.plot = new uPlot(
       {

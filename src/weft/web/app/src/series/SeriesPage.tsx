@@ -14,7 +14,7 @@ import { AnglePlots } from "./AnglePlots";
 import { CtfView } from "./CtfView";
 import { hoveredTilt } from "./state";
 import { OrderSwitch, TiltStrip } from "./TiltStrip";
-import { TomogramView } from "./TomogramView";
+import { MapSwitch, TomogramView } from "./TomogramView";
 import { angstrom, degrees, handWords, methodName, micrometres, rangeWords, stepName, VerdictWord, why, withMinus } from "./words";
 
 const TABS: readonly [string, string][] = [
@@ -119,11 +119,10 @@ function Trouble({ one, again }: { one: SeriesDetails; again: () => void }) {
         </div>
       )}
       {!failure && changed.length === 0 && why(one) && (
-        <div class="notice" role="status"><p>{why(one)}</p></div>
+        // on a wide screen the chain of steps says why
+        <div class={`notice${one.state === "stale" && !one.waiting ? " why-stale" : ""}`} role="status"><p>{why(one)}</p></div>
       )}
-      {one.notes.length > 0 && (
-        <div class="notice"><p>{one.notes.map(withMinus).join("; ")}</p></div>
-      )}
+      {one.notes.length > 0 && <p class="series-notes muted">{one.notes.map(withMinus).join("; ")}</p>}
     </>
   );
 }
@@ -193,7 +192,7 @@ export function SeriesPage({ id }: { id: string }) {
       </header>
       {error && <div class="notice notice-warning" role="alert"><p>{error}</p></div>}
       <Trouble one={one} again={again} />
-      <Facts one={one} />
+      {show === "tilts" && <Facts one={one} />}
       <div class="series-tabs">
         <fieldset class="segmented">
           <legend class="visually-hidden">What is shown</legend>
@@ -210,6 +209,7 @@ export function SeriesPage({ id }: { id: string }) {
           ))}
         </fieldset>
         {show === "tilts" && <OrderSwitch />}
+        {show === "tomogram" && <MapSwitch one={one} />}
       </div>
       {show === "tilts" && (
         <>

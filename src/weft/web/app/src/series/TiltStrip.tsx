@@ -2,7 +2,7 @@
 import { tiltThumbnail, type Tilt } from "../data/series";
 import { readonly } from "../data/store";
 import { address } from "../router";
-import { number } from "../ui/format";
+import { DASH, number } from "../ui/format";
 import { Shape } from "../ui/states";
 import { hoveredTilt, tiltOrder } from "./state";
 import { angstrom, degrees, micrometres, percent, withMinus } from "./words";
@@ -29,10 +29,11 @@ function verdict(tilt: Tilt): string {
 
 function Numbers({ tilt }: { tilt: Tilt }) {
   const rows: [string, string][] = [
-    ["motion", angstrom(tilt.motion)],
-    ["defocus", micrometres(tilt.defocus)],
+    ["dose", tilt.dose === null ? DASH : `${number(tilt.dose)} e/Å²`],
+    ["motion", angstrom(tilt.motion, 2)],
+    ["defocus", micrometres(tilt.defocus, 3)],
     ["CTF to", tilt.fitted === false ? "no rings" : angstrom(tilt.resolution)],
-    ["residual", tilt.aligned === false ? "not seen" : angstrom(tilt.residual)],
+    ["residual", tilt.aligned === false ? "not seen" : angstrom(tilt.residual, 2)],
     ["counts", percent(tilt.relative_counts)],
   ];
   return (
@@ -94,9 +95,7 @@ function Card({ id, tilt, revision, onDecide }: { id: string; tilt: Tilt; revisi
       </a>
       <div class="tilt-head">
         <strong>{degrees(tilt.angle)}</strong>
-        <span class="muted" title="Place in the order of acquisition, and what the specimen had received by its end">
-          {`${tilt.index + 1}${tilt.dose === null ? "" : ` · ${number(tilt.dose)} e/Å²`}`}
-        </span>
+        <span class="muted" title="Place in the order of acquisition">{`no. ${tilt.index + 1}`}</span>
       </div>
       <Numbers tilt={tilt} />
       {said && (

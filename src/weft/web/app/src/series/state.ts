@@ -8,8 +8,8 @@ export const hoveredTilt = signal(-1);
 /** What tilts are listed and plotted along. */
 export const tiltOrder = signal<"angle" | "acquisition">("angle");
 
-/** How many times longer residuals are drawn than they are. */
-export const residualScale = signal(10);
+/** How many times longer residuals are drawn than they are; 0 until somebody has chosen. */
+export const residualScale = signal(0);
 export const showMarkers = signal(true);
 
 export const map = signal<MapName | null>(null);

@@ -1,6 +1,6 @@
 /** What is said about tilt series, in words and badges. */
 import type { HandHead, SeriesHead } from "../data/series";
-import { DASH, number } from "../ui/format";
+import { DASH } from "../ui/format";
 import { Shape } from "../ui/states";
 
 export const STEP_NAMES: Record<string, string> = {
@@ -27,11 +27,15 @@ export function degrees(angle: number | null | undefined, digits = 1): string {
   return `${Number(text) === 0 ? "" : angle < 0 ? "−" : "+"}${text}°`;
 }
 
-export const micrometres = (angstrom: number | null | undefined, digits = 3): string =>
-  angstrom === null || angstrom === undefined ? DASH : `${number(angstrom * 1e-4, digits)} µm`;
+/** Of a defocus in Å. */
+export const micrometres = (angstrom: number | null | undefined, decimals = 2): string =>
+  angstrom === null || angstrom === undefined ? DASH : `${(angstrom * 1e-4).toFixed(decimals)} µm`;
 
-export const angstrom = (value: number | null | undefined): string =>
-  value === null || value === undefined ? DASH : `${number(value)} Å`;
+/** As many decimals for all: numbers below each other are compared. */
+export const angstrom = (value: number | null | undefined, decimals = 1): string =>
+  value === null || value === undefined ? DASH : `${value.toFixed(decimals)} Å`;
+
+export const signed = (value: number, decimals = 2): string => value.toFixed(decimals).replace("-", "−");
 
 export const percent = (value: number | null | undefined): string =>
   value === null || value === undefined ? DASH : `${Math.round(100 * value)} %`;

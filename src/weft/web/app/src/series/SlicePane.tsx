@@ -1,0 +1,126 @@
+/** One section of a tomogram on a canvas; a click goes to that place in the other two. */
+import { useEffect, useRef, useState } from "preact/hooks";
+import { bitmap } from "../data/api";
+import { slice, type Axis, type MapName, type TomogramInfo } from "../data/series";
+import { complain } from "../data/store";
+import { scaleBarPainter } from "../micrograph/overlays";
+import { Viewer, type Painter } from "../micrograph/viewer";
+
+export type Place = Record<Axis, number>;
+
+/** What runs across and down in a section. */
+export const SIDES: Record<Axis, readonly [Axis, Axis]> = { z: ["x", "y"], y: ["x", "z"], x: ["z", "y"] };
+export const PLANES: Record<Axis, string> = { z: "xy", y: "xz", x: "yz" };
+
+export const voxels = (info: TomogramInfo): Place => ({ z: info.shape[0], y: info.shape[1], x: info.shape[2] });
+
+interface Props {
+  id: string;
+  revision: string;
+  info: TomogramInfo;
+  map: MapName;
+  axis: Axis;
+  place: Place;
+  thickness: number;
+  /** Pixels of the longest side that are asked for. */
+  size: number;
+  contrast: readonly [number, number];
+  bar: boolean;
+  width: number;
+  height: number;
+  onPlace: (place: Partial<Place>) => void;
+}
+
+function crosshair(across: number, down: number): Painter {
+  return (context, frame) => {
+    const [x, y] = frame.toScreen(across, down);
+    context.beginPath();
+    context.moveTo(x, 0);
+    context.lineTo(x, y - 9);
+    context.moveTo(x, y + 9);
+    context.lineTo(x, frame.height);
+    context.moveTo(0, y);
+    context.lineTo(x - 9, y);
+    context.moveTo(x + 9, y);
+    context.lineTo(frame.width, y);
+    context.lineWidth = 1;
+    context.strokeStyle = "rgb(255 210 63 / 55%)";
+    context.stroke();
+  };
+}
+
+export function SlicePane(props: Props) {
+  const { id, revision, info, map, axis, place, thickness, size, contrast, bar, width, height } = props;
+  const host = useRef<HTMLDivElement>(null);
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const viewer = useRef<Viewer | null>(null);
+  const [busy, setBusy] = useState(false);
+  const counts = voxels(info);
+  const [across, down] = SIDES[axis];
+  const pixel = info.pixel_size ?? 1;
+  // the server averages whole numbers of voxels, and leaves away what remains at the edge
+  const factor = Math.ceil(Math.max(...info.shape) / size);
+  const side = (n: number) => (n < factor ? n : Math.floor(n / factor) * factor) * pixel;
+  const [wide, high] = [side(counts[across]), side(counts[down])];
+
+  useEffect(() => {
+    const made = new Viewer(host.current!, canvas.current!);
+    viewer.current = made;
+    return () => made.destroy();
+  }, []);
+  useEffect(() => viewer.current?.setField(wide, high), [wide, high]);
+  useEffect(() => viewer.current?.setContrast(...(contrast as [number, number])), [contrast[0], contrast[1]]);
+
+  const address = slice(id, { axis, index: place[axis], map, thickness, size }, revision);
+  const wanted = useRef(address);
+  wanted.current = address;
+  const loading = useRef(false);
+  // one at a time: a slider that is dragged shows every section that there is time for, and the last one
+  const load = () => {
+    if (loading.current) return;
+    const now = wanted.current;
+    loading.current = true;
+    setBusy(true);
+    bitmap(now).then(
+      (image) => {
+        loading.current = false;
+        if (!viewer.current) return image.close();
+        viewer.current.setImage(image);
+        if (wanted.current !== now) load();
+        else setBusy(false);
+      },
+      (error: unknown) => {
+        loading.current = false;
+        setBusy(false);
+        complain(error);
+      },
+    );
+  };
+  useEffect(load, [address]);
+  useEffect(() => () => void (viewer.current = null), []);
+
+  useEffect(() => {
+    if (!viewer.current) return;
+    viewer.current.painters = [
+      crosshair((place[across] + 0.5) * pixel, (place[down] + 0.5) * pixel),
+      ...(bar ? [scaleBarPainter] : []),
+    ];
+    viewer.current.onClick = (x, y) => {
+      const at = (value: number, n: number) => Math.max(0, Math.min(n - 1, Math.floor(value / pixel)));
+      props.onPlace({ [across]: at(x, counts[across]), [down]: at(y, counts[down]) });
+    };
+    viewer.current.redraw();
+  }, [place[across], place[down], bar, pixel, counts[across], counts[down]]);
+
+  return (
+    <div class="slice-pane" ref={host} style={{ width: `${width}px`, height: `${height}px` }} data-pane={axis} aria-busy={busy}>
+      <canvas
+        ref={canvas}
+        tabIndex={0}
+        role="application"
+        aria-label={`Section ${PLANES[axis]} at ${axis} ${place[axis] + 1} of ${counts[axis]}. Arrows move, plus and minus magnify, 0 shows all; a click goes there.`}
+      />
+      <span class="slice-label">{PLANES[axis]}</span>
+    </div>
+  );
+}
