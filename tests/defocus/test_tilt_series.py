@@ -152,6 +152,14 @@ def test_noise_is_called_bad() -> None:
     assert (fit.delta == 0.0).all()
 
 
+def test_a_search_that_stops_short_says_so() -> None:
+    truth = series(30, 5, mean=27000.0, scatter=300.0, seed=8)
+    settings = TiltCTFSettings(defocus_min=2.8)
+    fit = fit_tilt_ctf(truth.images(), truth.geometry(), OPTICS, settings=settings)
+    assert rms(errors_of(fit, truth)) < 150.0  # near enough that the fit gets there
+    assert "outside of the searched 2.8 to 8 µm" in fit.notes[-1]
+
+
 def test_three_tilts_and_images_one_at_a_time() -> None:
     """Half images in a sequence give what their sums in a stack give; three tilts are enough for a fit."""
     truth = series(30, 3, seed=6)

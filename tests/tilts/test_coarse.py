@@ -47,8 +47,8 @@ def wrong(found: CoarseAlignment, geometry: TiltGeometry) -> NDArray[np.float64]
     return np.asarray(np.linalg.norm(difference - matrices @ move, axis=1))
 
 
-# one pixel of the coarse grid is 16 Å; errors that change slowly with the tilt are left for patches
-TOLERANCE = 60.0
+# two pixels of the coarse grid, which is 16 Å
+TOLERANCE = 32.0
 
 
 def test_shifts_and_axis() -> None:
@@ -71,7 +71,7 @@ def test_unknown_axis() -> None:
     images, geometry, _ = series()
     found = coarse_alignment(images, geometry.angles, PIXEL, None)
     assert found.axis == pytest.approx(AXIS, abs=1.5)
-    assert any("180" in note or "140" in note for note in found.notes)
+    assert any("images alone cannot tell" in note for note in found.notes)
 
 
 def test_black_and_blocked_tilts_and_a_gap() -> None:
@@ -120,7 +120,7 @@ def test_prediction_of_a_thin_specimen_is_exact() -> None:
     window = torch.exp(-0.5 * (u / 120.0) ** 2)
     angles = torch.tensor([30.0])
     matrix = prediction_matrix(
-        torch.tensor([0.0]), angles, torch.ones(1, 1), size, step, 1.0, regularisation=0.0
+        torch.tensor([0.0]), angles, torch.ones(1, 1), size, step, 1.0, width=1e5, regularisation=0.0
     )
     shrink = float(torch.deg2rad(angles[0]).cos())
     seen = torch.exp(-0.5 * (u / shrink / 120.0) ** 2) * torch.cos(2 * torch.pi * u / shrink / wavelength)

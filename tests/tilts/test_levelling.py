@@ -79,7 +79,8 @@ def test_slab_in_a_volume() -> None:
     rng = np.random.default_rng(7)
     voxel, shape = 20.0, (90, 96, 96)
     density = rng.normal(0, 1, shape)
-    grid = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij"), -1)[..., ::-1] * voxel
+    axes = [(np.arange(n) - n // 2) * voxel for n in shape]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)[..., ::-1]
     normal = turned(np.array([[0.0, 0.0, 1.0]])).numpy()[0]
     density *= 0.3 + (abs(grid @ normal - 60.0) < 300.0)
     centre = tuple(float(n // 2) * voxel for n in shape[::-1])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from tilts.alignment_truth import alignment_errors, reference_series
+
 from weft.tilts.alignment import AlignmentSettings
 from weft.tilts.patches import align_by_patches
 

@@ -1,4 +1,4 @@
-"""A session of one tilt series, made without processing: records as the steps write them, from a known truth."""
+"""A session of one tilt series, made without processing: its records are as the steps write them."""
 
 from __future__ import annotations
 

@@ -295,6 +295,12 @@ def judge(
         if share >= DOUBTFUL_SHARE
         else "bad"
     )
+    outside = trusted & ((defocus < limits[0]) | (defocus > limits[1]))
+    if outside.any():
+        notes.append(
+            f"{int(outside.sum())} tilts have their defocus outside of the searched {limits[0] / 1e4:g} to "
+            f"{limits[1] / 1e4:g} µm: search further"
+        )
     if not trusted.any():
         notes.append("no tilt shows rings that can be fitted: the values mean nothing")
     elif verdict == "bad":

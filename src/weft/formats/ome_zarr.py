@@ -1,7 +1,7 @@
 """Volumes as OME-Zarr, for napari, Neuroglancer and Python: in chunks, at several resolutions.
 
 OME-NGFF 0.4 on Zarr version 2, which is what all viewers read: a folder that ends in ``.zarr`` with one array
-for each level, 0 the finest, and each level half as large as that before it. Voxels of a level are the means of
+for each level, 0 the finest, and each half as large as that before it. Voxels of a level are the means of
 2×2×2 of the one before; where a size is odd, the last ones are means of what is there. Translations are those
 of the first voxels' centres, so that all levels lie in the same place.
 
@@ -12,8 +12,8 @@ Writing needs the package zarr (``pip install 'weft[zarr]'``).
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,15 +101,12 @@ def volume_writer(
         raise ValueError(f"{path}: volumes are written as float32 or float16, not {np.dtype(dtype)}")
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{path}: a volume has three dimensions, none of them empty, not {shape}")
-    sizes = (
-        [float(pixel_size)] * 3 if isinstance(pixel_size, (int, float)) else [float(v) for v in pixel_size]
-    )
-    place = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX, dir=path.parent))
+    sizes = [float(v) for v in np.broadcast_to(np.asarray(pixel_size, np.float64), 3)]
+    place = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    place.mkdir()
     try:
-        # mkdtemp makes private folders; results are as readable as those beside them
-        place.chmod(path.parent.stat().st_mode & 0o777)
         shapes = _level_shapes(shape, chunk)
-        group = zarr.open_group(place, mode="w", zarr_format=2)
+        group = zarr.open_group(place, mode="a", zarr_format=2)
         group.attrs["multiscales"] = [
             _multiscales(name or path.name.split(".zarr")[0], len(shapes), sizes[::-1], [*origin][::-1])
         ]
@@ -117,7 +114,7 @@ def volume_writer(
             _Level(path, _array(zarr, place, number, of_level, chunk, target), chunk)
             for number, of_level in enumerate(shapes)
         ]
-        writer = PyramidWriter(path, levels)
+        writer = PyramidWriter(path, place, levels)
         yield writer
         writer.finish()
         if sync:
@@ -139,9 +136,9 @@ class PyramidWriter:
         Sections so far.
     """
 
-    def __init__(self, path: Path, levels: list[_Level]) -> None:
+    def __init__(self, path: Path, place: Path, levels: list[_Level]) -> None:
         self.count = 0
-        self._path, self._levels = path, levels
+        self._path, self._place, self._levels = path, place, levels
         self._waiting: list[NDArray[np.float32] | None] = [None] * len(levels)
 
     @property
@@ -165,6 +162,8 @@ class PyramidWriter:
             )
         self.count += 1
         self._push(0, image)
+        # what is written to is no leftover, but a folder's time does not change with the files below it
+        os.utime(self._place)
 
     def finish(self) -> None:
         """Write what is still held; `volume_writer` does it."""

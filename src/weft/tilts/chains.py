@@ -79,7 +79,12 @@ def follow_chains(
         lean = torch.deg2rad(cameras.angles[start]).cos()
         points = torch.stack([uv[:, 0] / lean, uv[:, 1], torch.zeros(len(uv), dtype=torch.float64)], -1)
         for way in (order[at + 1 : at + 1 + LENGTH], order[max(0, at - LENGTH) : at][::-1]):
-            found += [(numbers[k], t, place, sigma) for k, t, place, sigma in follow.along(start, way, points)]
+            found += [
+                (numbers[k], t, place, sigma) for k, t, place, sigma in follow.along(start, way, points)
+            ]
+    if not found:
+        none = torch.zeros(0, dtype=torch.int64)
+        return Tracks(none, none, torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
     marker = torch.cat([f[0] for f in found])
     tilt = torch.cat([torch.full((len(f[0]),), f[1]) for f in found])
     tracks = Tracks(marker, tilt, torch.cat([f[2] for f in found]), torch.cat([f[3] for f in found]))
@@ -156,6 +161,6 @@ class _Follower:
             xy = seen[t, alive] + to_image(carried[None], axis)[0]
             sigma = math.sqrt(1.0 + count) / height.double().cpu()[good]
             out.append((alive.clone(), t, xy, sigma))
-            memory = [kept[good.to(kept.device)] for kept in memory][-MEMORY + 1 :] + [self.cut(t, xy)[0]]
+            memory = [*(kept[good.to(kept.device)] for kept in memory[-MEMORY + 1 :]), self.cut(t, xy)[0]]
             tilts = [*tilts[-MEMORY + 1 :], t]
         return out

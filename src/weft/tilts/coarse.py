@@ -186,9 +186,7 @@ class _Series:
 
     def _matrix(self, targets: torch.Tensor, angles: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         width = self.thickness / THICKNESS
-        return prediction_matrix(
-            targets, angles, weights, self.size, self.step, self.thickness, width=width
-        )
+        return prediction_matrix(targets, angles, weights, self.size, self.step, self.thickness, width=width)
 
 
 def _correlation(image: torch.Tensor, model: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:

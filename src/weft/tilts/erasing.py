@@ -144,13 +144,11 @@ def erase_beads(
             generator = torch.Generator().manual_seed(_hash(kx, ky, seed))
             grain[window] += share * _local_noise(image, mask, disc, generator)
             power[window] += share.square()
-    safe = total.clamp_min(1e-12)
-    mean = mean / safe
     # independent noises add up by their squares
-    grain = grain / power.clamp_min(1e-24).sqrt()
-    angle = 0.5 * math.pi * _depth(discs, mask)
-    filled = mean + (image - mean) * angle.cos() + grain * angle.sin()
-    return torch.where(mask, filled, out), mask
+    middle, noise = mean[mask] / total[mask], grain[mask] / power[mask].clamp_min(1e-24).sqrt()
+    angle = 0.5 * math.pi * _depth(discs, mask)[mask]
+    out[mask] = middle + (image[mask] - middle) * angle.cos() + noise * angle.sin()
+    return out, mask
 
 
 class _Disc:
@@ -245,6 +243,8 @@ def _local_noise(
         distance *= 1.5
     if not bool(clean.any()):
         clean = count > 0.0
+    if not bool(clean.any()):
+        raise ItemError("gold beads cover all but a few pixels: check their diameter and the pixel size")
     tiles, weight, count = tiles[clean], weight[clean], count[clean]
     level = (tiles * weight).sum((1, 2)) / weight.sum((1, 2))
     spectra = fourier.rfft2((tiles - level[:, None, None]) * weight).abs().square()

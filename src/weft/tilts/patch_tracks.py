@@ -80,7 +80,8 @@ class PatchTracks:
         moved = self.moved.where(self.seen[..., None], torch.zeros_like(self.moved))
         floor = STABILITY * torch.eye(tilts, dtype=torch.float64) * weight.mean().clamp(min=1e-9)
         normal = torch.einsum("ti,nt,tj->nij", apart, weight, apart) + floor
-        return torch.linalg.solve(normal, torch.einsum("ti,nt,ntc->nic", apart, weight, moved))
+        found: torch.Tensor = torch.linalg.solve(normal, torch.einsum("ti,nt,ntc->nic", apart, weight, moved))
+        return found
 
 
 def _shares(angles: torch.Tensor, usable: torch.Tensor, depth: float) -> torch.Tensor:

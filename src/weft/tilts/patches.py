@@ -58,9 +58,7 @@ def _plan(field: float, patch: float, finest: float) -> list[_Round]:
     coarse, middle = max(45.0, finest), max(36.0, finest)
     return [
         _Round(coarse, first, True, True),
-        _Round(coarse, first, True, True),
         _Round(middle, 0.7 * first, True, True),
-        _Round(middle, 0.7 * first, False, True),
         _Round(max(30.0, finest), 0.5 * first, False, True),
         _Round(finest, 0.4 * first, False, True),
         _Round(finest, 0.4 * first, False, False),
@@ -178,6 +176,8 @@ def _refine(
     field = max(_image_size(images, pixel_size))
     patch = min(settings.patch_size, SHARE_OF_FIELD * field)
     finest = max(settings.patch_resolution, 2.0 * pixel_size)
+    if int(usable.sum()) < 3:
+        raise FitError("fewer than 3 images agree with each other")
     stage = cameras.angles
     cameras = _chained(images, pixel_size, cameras, usable, patch, finest, settings)
     places = torch.zeros(0, 3, dtype=torch.float64)
@@ -192,6 +192,8 @@ def _refine(
         _, small, pixels = at
         if one.search:
             places = _places(small, pixels, _image_size(images, pixel_size), cameras, usable, patch, settings)
+        if len(places) < FEWEST_PLACES:
+            raise FitError(f"only {len(places)} places of the specimen stand out in a coarse reconstruction")
         step = one.step(max(pixels))
         found = follow_patches(
             small, pixels, cameras, places, usable, diameter=patch, step=step, reach=one.reach
@@ -225,9 +227,9 @@ def _chained(
     small, pixels, _ = prepare_images(images, pixel_size, one.step(pixel_size), band)
     step = one.step(max(pixels))
     try:
-        tracks = follow_chains(
-            small, pixels, cameras, usable, diameter=patch, step=step, reach=one.reach
-        )
+        tracks = follow_chains(small, pixels, cameras, usable, diameter=patch, step=step, reach=one.reach)
+        if not len(tracks):
+            return cameras
         found = solve_bundle(tracks, cameras, settings)
     except FitError:
         return cameras

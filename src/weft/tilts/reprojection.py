@@ -4,16 +4,17 @@ In the *frame of the axis* (image turned so that the tilt axis is vertical) a po
 lies at u = x cos θ − z sin θ, v = y. Two images θ and θ' of something W wide and D thick then have in common,
 on every line of constant k_v, the coefficients
 
-    F_θ(k, k_v) ≈ F_θ'(s k, k_v),   s = (W² cos θ cos θ' + D² sin θ sin θ') / N²,   N² = (W cos θ')² + (D sin θ')²
+    F_θ(k, k_v) ≈ F_θ'(s k, k_v),
+    s = (W² cos θ cos θ' + D² sin θ sin θ') / N²,   N² = (W cos θ')² + (D sin θ')²
     as far as k |sin(θ − θ')| W D / N < 1,
 
 because it blurs its central sections over 1/W and 1/D (Crowther et al. 1970; Harauz & van Heel 1986): this is
 the place on the other section that is nearest in these units. A wide slab is stretched by the ratio of the
 cosines (Guckenberger 1982); something as wide as thick is turned.
 An image is therefore predicted from others as their weighted sum, which is the projection of their weighted
-back-projection, without a volume: κ = max(0, 1 − k |sin Δ| W D / N) are the weights, divided by their sum. All
-of it acts along u only and is the same for every row and every place in the specimen: one real matrix, made
-once.
+back-projection, without a volume: κ = max(0, 1 − k |sin Δ| W D / N) are the weights, divided by their sum.
+All of it acts along u only and is the same for every row and every place in the specimen: one real matrix,
+made once.
 """
 
 from __future__ import annotations

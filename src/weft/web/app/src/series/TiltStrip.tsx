@@ -31,7 +31,7 @@ function Numbers({ tilt }: { tilt: Tilt }) {
   const rows: [string, string][] = [
     ["dose", tilt.dose === null ? DASH : `${number(tilt.dose)} e/Å²`],
     ["motion", angstrom(tilt.motion, 2)],
-    ["defocus", micrometres(tilt.defocus, 3)],
+    ["defocus", micrometres(tilt.defocus)],
     ["CTF to", tilt.fitted === false ? "no rings" : angstrom(tilt.resolution)],
     ["residual", tilt.aligned === false ? "not seen" : angstrom(tilt.residual, 2)],
     ["counts", percent(tilt.relative_counts)],
