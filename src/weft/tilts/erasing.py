@@ -36,8 +36,9 @@ class BeadErasingSettings(Settings):
     """How gold beads are taken out of tilt images before reconstruction."""
 
     erase: bool = setting(
-        True,
-        "Fill gold beads with background before reconstruction, where the alignment has followed beads.",
+        False,
+        "Fill gold beads with background before reconstruction, where the alignment has followed beads. "
+        "Particles behind a bead lose contrast: off for averaging, on for looking and segmenting.",
     )
     margin: float = setting(1.2, "Radius of the discs that are filled, in radii of a bead.", ge=0.5, le=5.0)
     fringes: float = setting(

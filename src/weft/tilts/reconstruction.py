@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from pydantic import field_validator
 
 from weft.errors import ItemError
 from weft.micrographs.deconvolution import DeconvolutionSettings, supposed_snr
@@ -58,8 +59,8 @@ class ReconstructionSettings(Settings):
     )
     ctf_weights: Literal["amplitude", "power", "none"] = setting(
         "power",
-        "What weighted data are divided by: the sum of CTF² (corrects its amplitude too, a Wiener filter), the "
-        "sum of |CTF| (keeps the CTF's amplitude, as Warp does); none leaves the CTF alone.",
+        "What weighted data are divided by: the sum of CTF² (corrects its amplitude too, a Wiener filter), "
+        "the sum of |CTF| (keeps the CTF's amplitude, as Warp does); none leaves the CTF alone.",
     )
     regularisation: float = setting(
         0.1,
@@ -94,6 +95,15 @@ class ReconstructionSettings(Settings):
     halves: Literal["none", "frames", "tilts"] = setting(
         "none", "Also write two independent half maps: from odd and even frames, or from every second tilt."
     )
+    region: tuple[float, ...] = setting(
+        (),
+        "Only a part of the volume: first and last place along x, along y and along z, six numbers; empty is "
+        "all of it.",
+        unit="Å",
+    )
+    ome_zarr: bool = setting(
+        False, "Also write an OME-Zarr copy for napari and Neuroglancer; needs `pip install 'weft[zarr]'`."
+    )
     anisotropy: float = setting(
         0.0,
         "Anisotropic magnification to be corrected: how much larger pixels are along the angle below than "
@@ -106,6 +116,21 @@ class ReconstructionSettings(Settings):
         0.0, "Direction in which pixels are largest, from +x, counter-clockwise.", unit="deg", ge=-180, le=180
     )
 
+    @field_validator("region")
+    @classmethod
+    def _six_places(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and (len(value) != 6 or any(a >= b for a, b in zip(value[::2], value[1::2]))):
+            raise ValueError("a region is six numbers, first and last place along x, y and z, each first < last")
+        return value
+
+    @property
+    def box(self) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]] | None:
+        """The region as pairs; None for all of the volume."""
+        if not self.region:
+            return None
+        x0, x1, y0, y1, z0, z1 = self.region
+        return (x0, x1), (y0, y1), (z0, z1)
+
 
 class TomogramDeconvolutionSettings(DeconvolutionSettings):
     """How tomograms are deconvolved for viewing."""
@@ -113,8 +138,8 @@ class TomogramDeconvolutionSettings(DeconvolutionSettings):
     write: bool = setting(True, "Write a deconvolved copy of every tomogram, for viewing and segmentation.")
     falloff: float = setting(
         1.5,
-        "How fast the signal-to-noise ratio falls with frequency: a tomogram's voxel has seen fewer electrons "
-        "than a micrograph's pixel.",
+        "How fast the signal-to-noise ratio falls with frequency: a tomogram's voxel has seen fewer "
+        "electrons than a micrograph's pixel.",
         ge=0.0,
         le=10.0,
     )

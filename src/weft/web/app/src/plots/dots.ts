@@ -151,7 +151,7 @@ export class DotPlot {
     const { plot, dots } = this;
     if (!plot || !dots) return -1;
     const at = event.clientX - plot.over.getBoundingClientRect().left;
-    let best = REACH;
+    let best = Math.max(REACH, (0.6 * plot.over.clientWidth) / Math.max(1, dots.x.length));
     let found = -1;
     dots.x.forEach((value, i) => {
       if (dots.y[i] === null || dots.y[i] === undefined) return;
