@@ -290,7 +290,10 @@ def sweep(root: Path, older: float = 0.0) -> None:
     for path in (path for paths in found for path in paths):
         with suppress(FileNotFoundError):
             if not older or time.time() - path.stat().st_mtime > older:
-                path.unlink()
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 class _Bookkeeper:

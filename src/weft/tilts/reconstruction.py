@@ -120,7 +120,7 @@ class ReconstructionSettings(Settings):
     @classmethod
     def _six_places(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value and (len(value) != 6 or any(a >= b for a, b in zip(value[::2], value[1::2]))):
-            raise ValueError("a region is six numbers, first and last place along x, y and z, each first < last")
+            raise ValueError("a region is six numbers: first and last place along x, y and z, in order")
         return value
 
     @property

@@ -86,7 +86,10 @@ def _write(job: Job, found: TiltAlignment) -> dict[str, str]:
     # AreTomo has no word for an inclination about x: it gets the alignment before that
     flat = replace(found.geometry, level_x=torch.zeros((), dtype=torch.float64))
     outputs["aln"] = f"{folder}/{name}.aln"
-    aretomo.write_aln(job.place(outputs["aln"]), aretomo.from_geometry(flat, pixel_size=found.pixel_size))
+    aligned = aretomo.from_geometry(flat, pixel_size=found.pixel_size)
+    # what the angles contain beside those of the stage
+    aligned.alpha_offset = float(found.geometry.level_y)
+    aretomo.write_aln(job.place(outputs["aln"]), aligned)
     if len(found.markers):
         outputs["fid"] = f"{folder}/{name}.fid"
         width, height = (round(float(v) / found.pixel_size) for v in found.geometry.image_size)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from weft.defocus.tilt_series import TiltCTF
-from weft.formats import mrc
+from weft.errors import ItemError
+from weft.formats import mrc, ome_zarr
 from weft.micrographs.deconvolution import DeconvolutionSettings
 from weft.physics.geometry import TiltGeometry
 from weft.session.pictures import write_png
@@ -19,6 +20,7 @@ from weft.session.steps.stack import used_tilts
 from weft.session.tilt_item import final_geometry
 from weft.settings import Settings
 from weft.tilts.alignment import TiltAlignment
+from weft.tilts.erasing import BeadErasingSettings, erase_beads, fringe_width
 from weft.tilts.gridding import TiltContrast
 from weft.tilts.images import TiltImages, half_tilts
 from weft.tilts.reconstruction import ReconstructionSettings, TomogramDeconvolutionSettings, reconstruct
@@ -45,19 +47,27 @@ class ReconstructStep(Step):
     sections: ClassVar[Mapping[str, type[Settings]]] = {
         "reconstruction": ReconstructionSettings,
         "tomogram_deconvolution": TomogramDeconvolutionSettings,
+        "bead_erasing": BeadErasingSettings,
     }
     input_keys = ("voltage", "cs", "amplitude")
 
     def run(self, job: Job) -> StepResult:
         """See :class:`Step`."""
         settings = job.settings.get(ReconstructionSettings)
+        if settings.ome_zarr:
+            ome_zarr.require_zarr()  # before minutes of work
+        if settings.halves == "frames" and "stack_even" not in job.record.steps["stack"].outputs:
+            raise ItemError(
+                f"{job.item}: there are no averages of even and odd frames to make half maps from; set "
+                'average.halves to true, or reconstruction.halves to "tilts"'
+            )
         found = TiltAlignment.from_dict(dict(job.record.steps["align"].results["alignment"]))
         ctf_step = job.record.steps["tilt_ctf"].results
         ctf = TiltCTF.from_dict(ctf_step["ctf"])
         geometry = final_geometry(found, ctf, float(ctf_step["hand"]))
         contrast = _contrast(job, ctf)
-        grid = VolumeGrid.of(geometry.volume_size, settings.pixel_size)
-        make = _Maker(job, settings, grid, found.pixel_size)
+        grid = VolumeGrid.of(geometry.volume_size, settings.pixel_size, settings.box)
+        make = _Maker(job, settings, grid, found.pixel_size, _Beads.of(job, found, geometry))
         deconvolution = job.settings.get(TomogramDeconvolutionSettings)
         images = make.images("stack")
         outputs, maps = make.volume(images, geometry, contrast, "reconstruction", "tomogram", deconvolution)
@@ -83,6 +93,8 @@ class ReconstructStep(Step):
             "tomogram_z": z,
             "tomogram_std": maps["map"].std,
         }
+        if make.beads is not None:
+            metrics["beads_filled"] = make.beads.filled
         return StepResult(metrics, outputs)
 
 
@@ -99,21 +111,73 @@ def _contrast(job: Job, ctf: TiltCTF) -> TiltContrast:
     )
 
 
+class _Beads:
+    """Takes the gold beads that the alignment has followed out of the images.
+
+    Attributes
+    ----------
+    filled : float
+        Part of all images' area that was filled.
+    """
+
+    def __init__(
+        self, settings: BeadErasingSettings, geometry: TiltGeometry, found: TiltAlignment, wavelength: float
+    ) -> None:
+        self._settings, self._geometry, self._wavelength = settings, geometry, wavelength
+        # markers count from the volume's centre
+        self._places = geometry.project(found.markers + 0.5 * geometry.volume_size)[..., :2]
+        self._diameter = 10.0 * found.extras["bead_diameter_nm"]
+        self._pixel_size = found.pixel_size
+        self._areas: list[float] = []
+
+    @classmethod
+    def of(cls, job: Job, found: TiltAlignment, geometry: TiltGeometry) -> _Beads | None:
+        """None where nothing is to be erased."""
+        settings = job.settings.get(BeadErasingSettings)
+        if not settings.erase or found.method != "fiducials" or not len(found.markers):
+            return None
+        return cls(settings, geometry, found, job.settings.input.optics().wavelength)
+
+    def fill(self, image: torch.Tensor, tilt: int, seed: int) -> torch.Tensor:
+        """The image of a tilt without its beads; another seed gives other noise."""
+        fringe = fringe_width(self._wavelength, float(self._geometry.defocus[tilt]))
+        places, settings = self._places[tilt], self._settings
+        image, mask = erase_beads(
+            image, places, self._diameter, self._pixel_size, settings, fringe=fringe, seed=seed
+        )
+        self._areas.append(float(mask.float().mean()))
+        return image
+
+    @property
+    def filled(self) -> float:
+        return float(np.mean(self._areas)) if self._areas else 0.0
+
+
 class _Maker:
     """Makes one volume after the other from the same series."""
 
     def __init__(
-        self, job: Job, settings: ReconstructionSettings, grid: VolumeGrid, pixel_size: float
+        self,
+        job: Job,
+        settings: ReconstructionSettings,
+        grid: VolumeGrid,
+        pixel_size: float,
+        beads: _Beads | None,
     ) -> None:
         self.job, self.settings, self.grid, self.pixel_size = job, settings, grid, pixel_size
+        self.beads = beads
 
     def images(self, name: str) -> TiltImages:
         """The images of the stack, or of one of its halves, at the resolution of the tomogram."""
 
+        # halves must not share the noise that fills them
+        which = ("stack", "stack_even", "stack_odd").index(name)
+
         def sections() -> Iterator[torch.Tensor]:
             with mrc.MrcStack(self.job.output("stack", name)) as stack:
-                for section in range(len(stack)):
-                    yield torch.from_numpy(np.ascontiguousarray(stack.read(section), np.float32))
+                for tilt in range(len(stack)):
+                    image = torch.from_numpy(np.ascontiguousarray(stack.read(tilt), np.float32))
+                    yield image if self.beads is None else self.beads.fill(image, tilt, 3 * tilt + which)
 
         return TiltImages.prepare(sections(), self.pixel_size, self.settings.pixel_size, self.job.device)
 
@@ -132,17 +196,24 @@ class _Maker:
         if deconvolution is not None and getattr(deconvolution, "write", True):
             places["deconvolved"] = f"{folder}/deconv/{name}"
         keys = {"map": key, "deconvolved": f"{key}_deconvolved"}
+        spacing, origin = self.settings.pixel_size, self.grid.origin
         with ExitStack() as stack:
-            writers = {
-                kind: stack.enter_context(
-                    mrc.stack_writer(self.job.place(path), self.settings.pixel_size, volume=True)
-                )
-                for kind, path in places.items()
-            }
+            writers: dict[str, list[Any]] = {}
+            for kind, path in list(places.items()):
+                opened = mrc.stack_writer(self.job.place(path), spacing, volume=True, origin=origin)
+                writers[kind] = [stack.enter_context(opened)]
+                if self.settings.ome_zarr:
+                    copy = f"{path.removesuffix('.mrc')}.ome.zarr"
+                    also = ome_zarr.volume_writer(
+                        self.job.place(copy), self.grid.shape, spacing, origin=origin, name=self.job.item
+                    )
+                    writers[kind].append(stack.enter_context(also))
+                    places[f"{kind}_zarr"], keys[f"{kind}_zarr"] = copy, f"{keys[kind]}_zarr"
 
             def write(kind: str, first: int, slab: torch.Tensor) -> None:
                 for section in slab.cpu().numpy():
-                    writers[kind].append(section)
+                    for writer in writers[kind]:
+                        writer.append(section)
 
             maps = reconstruct(
                 images,
