@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,3 +59,56 @@ def new_session(tiny_movies: Path, tmp_path: Path) -> Callable[..., Session]:
         return weft.new(tmp_path / name, **(given | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tilt_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small tilt series with beads, its hand −1: not to be changed."""
+    from weft.simulation.tilt_series import write_tilt_session
+    from weft.simulation.tilt_settings import SMALL_SERIES, TiltSimulationSettings
+
+    folder = tmp_path_factory.mktemp("tilts")
+    write_tilt_session(folder, TiltSimulationSettings(**SMALL_SERIES, hand=-1), seed=3)
+    return folder
+
+
+def new_tilt_session(root: Path, frames: Path, **changes: Any) -> Session:
+    """A session for such a series; keywords change its settings."""
+    import weft
+    from weft.simulation.tilt_settings import SMALL_SERIES
+
+    given: dict[str, Any] = {
+        "frames": frames / "frames" / "*.tif",
+        "mdoc": frames / "mdoc",
+        "pixel_size": SMALL_SERIES["pixel_size"],
+        "voltage": 300.0,
+        "cs": 2.7,
+        "amplitude": 0.07,
+        "dose_per_frame": SMALL_SERIES["dose_per_tilt"] / 2,
+        # big voxels are quick
+        "reconstruction": {"pixel_size": 20.0},
+        "alignment": {"thickness": 1200.0},
+    }
+    return weft.new(root, **(given | changes))
+
+
+@pytest.fixture(scope="session")
+def done_tilts(tilt_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, processed to the tomogram: not to be changed."""
+    root = tmp_path_factory.mktemp("done") / "session"
+    report = new_tilt_session(root, tilt_frames).run(workers=0)
+    assert not report.failed
+    return root
+
+
+@pytest.fixture
+def tilt_session(done_tilts: Path, tmp_path: Path) -> Session:
+    """A processed session of one tilt series, which may be changed."""
+    import weft
+
+    root = tmp_path / "session"
+    shutil.copytree(done_tilts, root)
+    for path in (root / "records").glob("*.json"):
+        # the table of a series is found where the session was
+        path.write_text(path.read_text().replace(str(done_tilts), str(root)))
+    return weft.open(root)

@@ -77,9 +77,9 @@ def test_a_series_arrives(tmp_path: Path) -> None:
         motion = session[movies[0].stem].record.steps["motion"].fingerprint
         manager.decide_tilts(name, [2], keep=False)
         _wait(
-            lambda: (e := manager.board.entry(name)) is not None
-            and e.state == "done"
-            and e.metrics["tilts"] == 8
+            lambda: (
+                (e := manager.board.entry(name)) is not None and e.state == "done" and e.metrics["tilts"] == 8
+            )
         )
         assert session[movies[0].stem].record.steps["motion"].fingerprint == motion
         with pytest.raises(weft.SessionError, match="there is no 99"):

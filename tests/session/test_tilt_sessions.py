@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,68 +10,24 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
+from conftest import new_tilt_session
 
 import weft
 from weft.session import config
 from weft.session.plan import step_states
 from weft.session.series_book import SeriesBook
 from weft.session.session import Session
-from weft.simulation.tilt_series import write_tilt_session
-from weft.simulation.tilt_settings import SMALL_SERIES, TiltSimulationSettings
+from weft.simulation.tilt_settings import SMALL_SERIES
 
-Make = Callable[..., Session]
 STEPS = ["stack", "align", "tilt_ctf", "reconstruct"]
-#: Å; big voxels are quick.
-COARSE = {"reconstruction": {"pixel_size": 20.0}, "alignment": {"thickness": 1200.0}}
 
 
-@pytest.fixture(scope="session")
-def tilt_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One small series with beads: not to be changed."""
-    folder = tmp_path_factory.mktemp("tilts")
-    write_tilt_session(folder, TiltSimulationSettings(**SMALL_SERIES, hand=-1), seed=3)
-    return folder
+def _name(tilt_session: Session) -> str:
+    return next(iter(tilt_session.series))
 
 
-@pytest.fixture(scope="session")
-def done_session(tilt_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, processed: to be copied."""
-    root = tmp_path_factory.mktemp("done") / "session"
-    session = _new(root, tilt_frames, **COARSE)
-    report = session.run(workers=0)
-    assert not report.failed
-    return root
-
-
-def _new(root: Path, frames: Path, **changes: Any) -> Session:
-    given: dict[str, Any] = {
-        "frames": frames / "frames" / "*.tif",
-        "mdoc": frames / "mdoc",
-        "pixel_size": SMALL_SERIES["pixel_size"],
-        "voltage": 300.0,
-        "cs": 2.7,
-        "amplitude": 0.07,
-        "dose_per_frame": SMALL_SERIES["dose_per_tilt"] / 2,
-    }
-    return weft.new(root, **(given | changes))
-
-
-@pytest.fixture
-def session(done_session: Path, tmp_path: Path) -> Session:
-    """A processed session that may be changed."""
-    shutil.copytree(done_session, tmp_path / "session")
-    # tables of series are found where the session is
-    for path in (tmp_path / "session" / "records").glob("*.json"):
-        path.write_text(path.read_text().replace(str(done_session), str(tmp_path / "session")))
-    return weft.open(tmp_path / "session")
-
-
-def _name(session: Session) -> str:
-    return next(iter(session.series))
-
-
-def test_from_frames_to_a_tomogram(done_session: Path, tilt_frames: Path) -> None:
-    session = weft.open(done_session)
+def test_from_frames_to_a_tomogram(done_tilts: Path, tilt_frames: Path) -> None:
+    session = weft.open(done_tilts)
     series = session[_name(session)]
     truth = json.loads(next(tilt_frames.glob("*.json")).read_text())
     n = len(truth["tilts"])
@@ -99,9 +53,9 @@ def test_from_frames_to_a_tomogram(done_session: Path, tilt_frames: Path) -> Non
         assert series.paths[name].is_file(), name
 
 
-def test_projection_agrees_with_the_truth(done_session: Path, tilt_frames: Path) -> None:
+def test_projection_agrees_with_the_truth(done_tilts: Path, tilt_frames: Path) -> None:
     """Distances between particles in every image, which no rigid motion of the specimen changes: 1 px."""
-    session = weft.open(done_session)
+    session = weft.open(done_tilts)
     series = session[_name(session)]
     truth = json.loads(next(tilt_frames.glob("*.json")).read_text())
     from scipy.optimize import least_squares
@@ -132,8 +86,8 @@ def test_projection_agrees_with_the_truth(done_session: Path, tilt_frames: Path)
     assert np.sqrt((error**2).sum(-1).mean()) < SMALL_SERIES["pixel_size"]
 
 
-def test_tables_of_relion_and_imod(done_session: Path) -> None:
-    session = weft.open(done_session)
+def test_tables_of_relion_and_imod(done_tilts: Path) -> None:
+    session = weft.open(done_tilts)
     series = session[_name(session)]
     table = starfile.read(session.root / "tomograms.star")
     row = table.iloc[0] if hasattr(table, "iloc") else table
@@ -149,62 +103,62 @@ def test_tables_of_relion_and_imod(done_session: Path) -> None:
     assert not (session.root / "micrographs.star").exists()  # tilts are no micrographs
 
 
-def test_nothing_is_done_twice(session: Session) -> None:
-    report = session.run(workers=0)
+def test_nothing_is_done_twice(tilt_session: Session) -> None:
+    report = tilt_session.run(workers=0)
     assert not report.done
     assert not report.failed
 
 
-def test_a_tilt_left_out_by_hand(session: Session) -> None:
+def test_a_tilt_left_out_by_hand(tilt_session: Session) -> None:
     """It makes everything of its series stale, and nothing else; then the series has one tilt less."""
-    name = _name(session)
-    before = len(session[name])
-    SeriesBook(session).decide(name, [0], keep=False)
-    states = step_states(session[name].record, session.settings, session.root)
+    name = _name(tilt_session)
+    before = len(tilt_session[name])
+    SeriesBook(tilt_session).decide(name, [0], keep=False)
+    states = step_states(tilt_session[name].record, tilt_session.settings, tilt_session.root)
     assert {states[step].state for step in STEPS} == {"stale"}
-    report = session.run(steps=["align"], workers=0)
+    report = tilt_session.run(steps=["align"], workers=0)
     assert report.done == [name]
-    series = session[name]
+    series = tilt_session[name]
     assert len(series) == before - 1
     left_out = [tilt for tilt in series.tilts if not tilt["used"]]
     assert [tilt["reason"] for tilt in left_out] == ["left out by hand"]
     # and the decision stands when mdocs are read again
-    session.run(steps=["align"], workers=0)
-    assert len(session[name]) == before - 1
+    tilt_session.run(steps=["align"], workers=0)
+    assert len(tilt_session[name]) == before - 1
 
 
-def test_settings_make_stale_what_reads_them(session: Session) -> None:
-    name = _name(session)
+def test_settings_make_stale_what_reads_them(tilt_session: Session) -> None:
+    name = _name(tilt_session)
 
     def stale() -> list[str]:
-        states = step_states(session[name].record, session.settings, session.root)
+        states = step_states(tilt_session[name].record, tilt_session.settings, tilt_session.root)
         return [step for step in STEPS if states[step].state != "done"]
 
     assert stale() == []
-    session.set("reconstruction.pixel_size", "25")
+    tilt_session.set("reconstruction.pixel_size", "25")
     assert stale() == ["reconstruct"]
-    session.set("handedness.hand", "-1")
+    tilt_session.set("handedness.hand", "-1")
     assert stale() == ["tilt_ctf", "reconstruct"]
-    session.set("alignment.thickness", "1000")
+    tilt_session.set("alignment.thickness", "1000")
     assert stale() == ["align", "tilt_ctf", "reconstruct"]
 
 
-def test_motion_again_makes_the_series_stale(session: Session) -> None:
-    name = _name(session)
-    session.set("motion.range_max", "12")
-    report = session.run(steps=["stack"], workers=0)
+def test_motion_again_makes_the_series_stale(tilt_session: Session) -> None:
+    name = _name(tilt_session)
+    tilt_session.set("motion.range_max", "12")
+    report = tilt_session.run(steps=["stack"], workers=0)
     assert name in report.done
-    states = step_states(session[name].record, session.settings, session.root)
+    states = step_states(tilt_session[name].record, tilt_session.settings, tilt_session.root)
     assert states["stack"].state == "done"
     assert states["align"].state == "stale"
 
 
-def test_a_hand_that_is_set_is_used(session: Session) -> None:
+def test_a_hand_that_is_set_is_used(tilt_session: Session) -> None:
     """Also against the data: then the other fit's defoci come with it."""
-    name = _name(session)
-    session.set("handedness.hand", "+1")
-    session.run(steps=["tilt_ctf"], workers=0)
-    series = session[name]
+    name = _name(tilt_session)
+    tilt_session.set("handedness.hand", "+1")
+    tilt_session.run(steps=["tilt_ctf"], workers=0)
+    series = tilt_session[name]
     assert series.hand == 1.0
     assert series.metrics["hand_from"] == "set"
     assert series.ctf.hand == 1.0
@@ -215,12 +169,12 @@ def test_a_hand_that_is_set_is_used(session: Session) -> None:
     assert np.polyfit(np.sin(np.deg2rad(series.tilt_angles)), seen, 1)[0] > 150.0
 
 
-def test_workers_give_the_same(tilt_frames: Path, done_session: Path, tmp_path: Path) -> None:
-    session = _new(tmp_path / "session", tilt_frames, **COARSE)
+def test_workers_give_the_same(tilt_frames: Path, done_tilts: Path, tmp_path: Path) -> None:
+    session = new_tilt_session(tmp_path / "session", tilt_frames)
     report = session.run(steps=["align"], workers=2)
     assert not report.failed
     name = _name(session)
-    mine, theirs = session[name], weft.open(done_session)[name]
+    mine, theirs = session[name], weft.open(done_tilts)[name]
     assert mine.record.steps["align"].fingerprint == theirs.record.steps["align"].fingerprint
     np.testing.assert_allclose(
         mine.geometry.shift.numpy(), theirs.alignment.geometry.shift.numpy(), atol=0.02
@@ -229,7 +183,7 @@ def test_workers_give_the_same(tilt_frames: Path, done_session: Path, tmp_path: 
 
 def test_only_one_series(tilt_frames: Path, tmp_path: Path) -> None:
     """A series takes its movies along, whatever they are called; other patterns name nothing."""
-    session = _new(tmp_path / "session", tilt_frames, **COARSE)
+    session = new_tilt_session(tmp_path / "session", tilt_frames)
     SeriesBook(session).look(session.movie_sources({}), {})
     report = session.run(steps=["stack"], only=_name(session), workers=0)
     assert not report.failed
@@ -239,7 +193,7 @@ def test_only_one_series(tilt_frames: Path, tmp_path: Path) -> None:
 
 
 def test_movies_become_tilts_when_mdocs_come(tilt_frames: Path, tmp_path: Path) -> None:
-    session = _new(tmp_path / "session", tilt_frames, mdoc=())
+    session = new_tilt_session(tmp_path / "session", tilt_frames, mdoc=())
     first = next(iter(session.items))
     session.run(steps=["motion"], only=first, workers=0)
     assert session[first].kind == "movie"

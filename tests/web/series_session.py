@@ -275,6 +275,7 @@ def _series_record(
     sharp = f"reconstruction/deconv/{NAME}_{TOMOGRAM_PIXEL:.2f}Apx.mrc"
     mrc.write(root / raw, tomogram, TOMOGRAM_PIXEL, sync=False)
     mrc.write(root / sharp, tomogram * 2, TOMOGRAM_PIXEL, sync=False)
+    (root / f"tiltstack/{NAME}/{NAME}.star").write_text("# not looked at by the page")
     middle = tomogram[tomogram.shape[0] // 2]
     _write_png(folder / "pictures" / f"{NAME}_slices.png", middle)
     _write_png(root / f"tiltstack/{NAME}/{NAME}_spectrum.png", middle)
@@ -293,7 +294,8 @@ def _series_record(
         | {"alignment_method": alignment.method, "alignment_verdict": alignment.verdict},
         "tilt_ctf": {f"series_{name}": value for name, value in ctf.metrics().items()}
         | handedness.metrics()
-        | {"hand": 1.0, "hand_from": "found"},
+        | {"hand": 1.0, "hand_from": "found"}
+        | {f"volume_{axis}": float(v) for axis, v in zip("xyz", alignment.geometry.volume_size, strict=True)},
         "reconstruct": {
             "tomogram_pixel_size": TOMOGRAM_PIXEL,
             "tomogram_x": x,
@@ -318,7 +320,10 @@ def _series_record(
             "tilt_picture": f"tiltstack/{NAME}/tilt_000.png",
         },
         "align": {},
-        "tilt_ctf": {"series_powerspectrum": f"tiltstack/{NAME}/{NAME}_spectrum.png"},
+        "tilt_ctf": {
+            "star": f"tiltstack/{NAME}/{NAME}.star",
+            "series_powerspectrum": f"tiltstack/{NAME}/{NAME}_spectrum.png",
+        },
         "reconstruct": {
             "tomogram": raw,
             "tomogram_deconvolved": sharp,

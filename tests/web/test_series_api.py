@@ -210,7 +210,9 @@ def test_a_series_that_was_just_found(made: Made, idle_manager: Callable[[Any], 
         assert (one["state"], one["tilts"], one["to_come"]) == ("new", 9, 1)
         assert (one["alignment"], one["ctf"], one["hand"], one["tomogram"]) == (None, None, None, None)
         tilts = read(client, f"series/{NAME}/tilts")["tilts"]
-        assert tilts[1]["reason"] == "its movie failed: it is cut short"
+        assert (tilts[0]["used"], tilts[0]["reason"], tilts[0]["dose"]) == (False, "", 3.0), "it is to come"
+        assert (tilts[1]["used"], tilts[1]["reason"]) == (False, "its movie failed: it is cut short")
+        assert tilts[2]["used"] is True
         assert {step["state"] for step in read(client, f"series/{NAME}")["steps"]} == {"new"}
         for part in ("alignment", "ctf", "handedness", "tomogram", "slice"):
             assert client.get(f"/api/series/{NAME}/{part}").status_code == 404

@@ -26,6 +26,7 @@ WRITES = [
     ("POST", "/api/items/movie_000/retry", None),
     ("POST", "/api/settings", {"changes": {"ctf.range_max": "6"}}),
     ("POST", "/api/settings/preview", {"changes": {"ctf.range_max": "6"}}),
+    ("POST", "/api/series/movie_000/tilts", {"tilts": [0], "keep": False}),
     ("POST", "/api/pause", None),
     ("POST", "/api/resume", None),
 ]

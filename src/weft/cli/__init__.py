@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "settings": ("weft.cli.settings", "Read or change the settings of a session."),
     "select": ("weft.cli.select", "Choose micrographs by their metrics or by hand."),
     "tilts": ("weft.cli.tilts", "Tilt series: import, stack, align, CTF, handedness, tomograms."),
+    "denoise": ("weft.cli.denoise", "Denoise tomograms with a network that learns from their half maps."),
     "preprocess": ("weft.cli.preprocess", "Prepare micrographs: crop, downsample, filter, normalise ..."),
     "report": ("weft.cli.report", "One HTML file about a session: figures, filters, pictures, settings."),
     "import": ("weft.cli.import_", "Take in alignments that other programs have made."),

@@ -71,6 +71,22 @@ def status(
             typer.echo(f"... and {len(reasons) - _SHOWN} more (--json lists all)")
 
 
+def _remarks(item: Any) -> list[str]:
+    """Of a tilt series: which tilts are left out, and what each step has to say."""
+    done = {name: step.results for name, step in item.record.steps.items() if step.status == "done"}
+    stack, align, ctf = (done.get(name, {}) for name in ("stack", "align", "tilt_ctf"))
+    out = [
+        f"left out: tilt {tilt['index']} ({tilt['angle']:g}°), {tilt['reason']}"
+        for tilt in stack.get("tilts", ())
+        if not tilt["used"]
+    ]
+    out += [f"tilts: {note}" for note in stack.get("notes", ())]
+    out += [f"alignment: {note}" for note in align.get("alignment", {}).get("notes", ())]
+    out += [f"CTF: {note}" for note in ctf.get("ctf", {}).get("notes", ())]
+    out += [f"hand: {ctf['handedness']['reason']}"] if "handedness" in ctf else []
+    return out
+
+
 @app.command()
 def show(
     session: SessionArgument,
@@ -104,6 +120,8 @@ def show(
         facts = [f"{seconds:.1f} s" if seconds is not None else "", state.reason]
         text = "; ".join(fact for fact in facts if fact)
         typer.echo(f"  {name:<9} {state.state}{f' ({text})' if text else ''}")
+    for text in _remarks(movie):
+        typer.echo(f"  {text}")
     typer.echo("metrics")
     for key, value in movie.metrics.items():
         typer.echo(f"  {key:<24} {f'{value:.6g}' if isinstance(value, float) else value}")

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import nn
 
 from weft.errors import RequestError
 
-__all__ = ["Denoiser", "Loss", "UNet"]
+__all__ = ["Denoiser", "Loss", "UNet", "autocast"]
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORMALISATIONS: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -91,11 +91,13 @@ class UNet(nn.Module):
         #: Sizes of images must be multiples of this.
         self.stride = 2 ** len(channels)
         #: How far away a pixel can have an influence.
-        self.reach = 2 * sum((4 if level < len(channels) - 1 else 2) * 2**level for level in range(len(channels)))
+        self.reach = 2 * sum(
+            (4 if level < len(channels) - 1 else 2) * 2**level for level in range(len(channels))
+        )
         self.reach += self.stride
         given = [2**dims, *channels[:-1]]
         self.down = nn.ModuleList(_block(dims, a, b) for a, b in zip(given, channels, strict=True))
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        pairs = list(pairwise(channels))
         self.up = nn.ModuleList(_block(dims, fine + coarse, fine) for fine, coarse in reversed(pairs))
         self.last = _CONVOLUTIONS[dims](channels[0], 2**dims, 1)
         for module in self.modules():
@@ -118,6 +120,11 @@ class UNet(nn.Module):
         for block in self.up:
             x = block(torch.cat([kept.pop(), _doubled(x, self.dims)], 1))
         return _unfolded(self.last(x), self.dims)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where it is fast: on GPUs."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from weft.session.board import Entry
 from weft.session.plan import StepState
 from weft.session.records import Record
 from weft.session.steps import steps_of
-from weft.web import details, series_details, series_hand
+from weft.web import details, series_details, series_hand, series_heads
 from weft.web import series_models as models
 from weft.web.files import inside
 from weft.web.room import EntryDep, Room, RoomDep, answers
-from weft.web.series_details import MAPS
+from weft.web.series_heads import MAPS
 
 __all__ = ["router"]
 
@@ -67,7 +67,7 @@ def list_series(room: RoomDep) -> Any:
     entries = [entry for entry in room.board.entries.values() if entry.kind == "series"]
     waiting = _waiting(room) if entries else {}
     heads = [
-        series_details.head(entry, series_details.table_of(entry), waiting.get(entry.name, ""))
+        series_heads.head(entry, series_details.table_of(entry), waiting.get(entry.name, ""))
         for entry in entries
     ]
     return {"series": heads}
@@ -90,7 +90,7 @@ def read_series(entry: SeriesDep, room: RoomDep) -> Any:
     except SessionError as error:  # the record cannot be read
         record, problem = None, str(error)
     table = series_details.table_of(entry)
-    head = series_details.head(entry, table, _waiting(room).get(entry.name, ""))
+    head = series_heads.head(entry, table, _waiting(room).get(entry.name, ""))
     notes = list(table.notes) if table else []
     return head | {
         "origin": table.origin if table else entry.source,
@@ -109,7 +109,7 @@ def _tilt_list(entry: Entry, room: Room, record: Record | None) -> dict[str, Any
     found = {name: room.board.entry(name) for name in movies}
     motion = {name: one.metrics for name, one in found.items() if one is not None}
     return {
-        "revision": series_details.revision(entry),
+        "revision": series_heads.revision(entry),
         "tilts": series_details.tilts(record, table, motion),
     }
 

@@ -12,7 +12,8 @@ from weft.errors import SessionError
 from weft.session.records import Record
 from weft.web.details import Missing
 from weft.web.listing import plain
-from weft.web.series_details import hand_head, result, stack_indices
+from weft.web.series_details import result, stack_indices
+from weft.web.series_heads import hand_head
 
 if TYPE_CHECKING:
     from weft.session.board import Board

@@ -122,7 +122,9 @@ class Tilt(BaseModel):
     date: str
     exposure: float | None
     dose: float | None = Field(description="What the specimen had received by the end of this exposure.")
-    used: bool = Field(description="Whether the results were made with it.")
+    used: bool = Field(
+        description="Whether the results were made with it; before there are any, whether it can be used."
+    )
     position: int | None = Field(description="Its section of the stack.")
     reason: str = Field(description="Why it takes no part.")
     doubt: str = Field(description="What speaks against it, though it takes part.")

@@ -192,14 +192,20 @@ export const seriesApi = {
 const query = (values: Record<string, string | number | boolean>): string =>
   new URLSearchParams(Object.entries(values).map(([name, value]) => [name, String(value)])).toString();
 
+/** Of a series' pictures: they change when it is processed, and not when tilts are decided about. */
+function pictureRevision(revision: string): string {
+  const [processed = ""] = revision.split("-");
+  return processed === "0" ? revision : processed;
+}
+
 export const tiltThumbnail = (id: string, tilt: number, revision: string): string =>
-  `${one(id)}/tilts/${tilt}/thumbnail?${query({ v: revision })}`;
+  `${one(id)}/tilts/${tilt}/thumbnail?${query({ v: pictureRevision(revision) })}`;
 
 export const tiltView = (id: string, tilt: number, size: number, revision: string): string =>
-  `${one(id)}/tilts/${tilt}/view?${query({ size, v: revision })}`;
+  `${one(id)}/tilts/${tilt}/view?${query({ size, v: pictureRevision(revision) })}`;
 
 export const seriesPicture = (id: string, name: string, revision: string): string =>
-  `${one(id)}/picture/${encodeURIComponent(name)}?${query({ v: revision })}`;
+  `${one(id)}/picture/${encodeURIComponent(name)}?${query({ v: pictureRevision(revision) })}`;
 
 export interface SliceOptions {
   axis: Axis;
@@ -211,7 +217,7 @@ export interface SliceOptions {
 }
 
 export const slice = (id: string, options: SliceOptions, revision: string): string =>
-  `${one(id)}/slice?${query({ ...options, format: "jpeg", v: revision })}`;
+  `${one(id)}/slice?${query({ ...options, format: "jpeg", v: pictureRevision(revision) })}`;
 
 export const seriesList = signal<SeriesHead[]>([]);
 export const seriesLoaded = signal(false);
@@ -221,11 +227,11 @@ export const seriesVersion = signal(0);
 
 export async function loadSeries(): Promise<void> {
   try {
-    const [list, hand] = await Promise.all([seriesApi.list(), seriesApi.sessionHand()]);
-    seriesList.value = list.series;
-    sessionHand.value = hand;
+    seriesList.value = (await seriesApi.list()).series;
     seriesLoaded.value = true;
     seriesVersion.value++;
+    // the records of all series are read for it, the first time
+    sessionHand.value = await seriesApi.sessionHand();
   } catch {
     // the connection says that the server is away
   }

@@ -15,7 +15,7 @@ import { CtfView } from "./CtfView";
 import { hoveredTilt } from "./state";
 import { OrderSwitch, TiltStrip } from "./TiltStrip";
 import { MapSwitch, TomogramView } from "./TomogramView";
-import { angstrom, degrees, handWords, methodName, micrometres, rangeWords, stepName, VerdictWord, why, withMinus } from "./words";
+import { about, angstrom, degrees, handWords, methodName, micrometres, rangeWords, stepName, VerdictWord, why, withMinus } from "./words";
 
 const TABS: readonly [string, string][] = [
   ["tilts", "Tilts"],
@@ -64,7 +64,7 @@ function StepChain({ steps }: { steps: readonly StepInfo[] }) {
             {step.state === "new" ? "not done yet" : step.state}
             {step.state === "done" && step.seconds !== null && <span class="muted"> {duration(step.seconds)}</span>}
           </span>
-          {step.state !== "done" && step.reason && <span class="chain-why">{withMinus(step.reason)}</span>}
+          {step.state === "stale" && step.reason && <span class="chain-why">{withMinus(step.reason)}</span>}
         </li>
       ))}
     </ol>
@@ -104,7 +104,7 @@ function Trouble({ one, again }: { one: SeriesDetails; again: () => void }) {
       {failure && (
         <div class="notice notice-error item-error" role="alert">
           <svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 1.5A6.5 6.5 0 1 0 8.01 1.5ZM8 4.5V9M8 11V11.5" /></svg>
-          <p>{one.step && one.state === "failed" ? `${stepName(one.step)}: ` : ""}{withMinus(failure)}</p>
+          <p>{one.step && one.state === "failed" ? `${stepName(one.step)}: ` : ""}{about(one.name, failure)}</p>
           {!readonly.value && (
             <button type="button" class="button primary" onClick={() => void retry([one.id]).then(again)}>Retry</button>
           )}

@@ -15,20 +15,20 @@ interface Props {
 }
 
 /** Whether it will take part when everything is up to date. */
-const takesPart = (tilt: Tilt): boolean => tilt.decision ?? (tilt.pending ? true : tilt.used);
+const takesPart = (tilt: Tilt): boolean => tilt.decision ?? (tilt.pending || tilt.used || tilt.reason === "");
 
 function verdict(tilt: Tilt): string {
   if (tilt.pending) {
     if (tilt.decision === null) return "left to Weft again, not done yet";
     return tilt.decision ? "kept by hand, not done yet" : "left out by hand, not done yet";
   }
-  if (!tilt.used) return withMinus(tilt.reason) || "not processed yet";
+  if (!tilt.used) return withMinus(tilt.reason) || "to come";
   if (tilt.decision) return "kept by hand";
   return withMinus(tilt.doubt);
 }
 
-function Numbers({ tilt }: { tilt: Tilt }) {
-  const rows: [string, string][] = [
+function numbers(tilt: Tilt): [string, string][] {
+  return [
     ["dose", tilt.dose === null ? DASH : `${number(tilt.dose)} e/Å²`],
     ["motion", angstrom(tilt.motion, 2)],
     ["defocus", micrometres(tilt.defocus)],
@@ -36,16 +36,25 @@ function Numbers({ tilt }: { tilt: Tilt }) {
     ["residual", tilt.aligned === false ? "not seen" : angstrom(tilt.residual, 2)],
     ["counts", percent(tilt.relative_counts)],
   ];
+}
+
+function Numbers({ tilt, known }: { tilt: Tilt; known: ReadonlySet<string> }) {
   return (
     <dl class="tilt-numbers">
-      {rows.map(([name, value]) => (
+      {numbers(tilt).map(([name, value]) => known.has(name) && (
         <div key={name}><dt>{name}</dt><dd>{value}</dd></div>
       ))}
     </dl>
   );
 }
 
-function Card({ id, tilt, revision, onDecide }: { id: string; tilt: Tilt; revision: string; onDecide: Props["onDecide"] }) {
+interface CardProps extends Omit<Props, "tilts"> {
+  tilt: Tilt;
+  /** What was measured on any tilt of the series. */
+  known: ReadonlySet<string>;
+}
+
+function Card({ id, tilt, revision, known, onDecide }: CardProps) {
   const part = takesPart(tilt);
   const said = verdict(tilt);
   const usable = tilt.pictured;
@@ -97,9 +106,9 @@ function Card({ id, tilt, revision, onDecide }: { id: string; tilt: Tilt; revisi
         <strong>{degrees(tilt.angle)}</strong>
         <span class="muted" title="Place in the order of acquisition">{`no. ${tilt.index + 1}`}</span>
       </div>
-      <Numbers tilt={tilt} />
+      <Numbers tilt={tilt} known={known} />
       {said && (
-        <p class={`tilt-said ${part && !tilt.pending ? "state-stale" : tilt.pending ? "state-processing" : "verdict-out"}`} title={said}>
+        <p class={`tilt-said ${tilt.pending ? "state-processing" : !part ? "verdict-out" : tilt.used ? "state-stale" : "muted"}`} title={said}>
           {!part && <Shape of="exclude" />} {said}
         </p>
       )}
@@ -132,9 +141,10 @@ export function OrderSwitch() {
 export function TiltStrip({ id, tilts, revision, onDecide }: Props) {
   const along = tiltOrder.value;
   const ordered = [...tilts].sort((a, b) => (along === "angle" ? a.angle - b.angle : 0) || a.index - b.index);
+  const known = new Set(tilts.flatMap(numbers).filter(([, value]) => value !== DASH).map(([name]) => name));
   return (
     <ul class="tilt-strip" aria-label="Tilts">
-      {ordered.map((tilt) => <Card key={tilt.index} id={id} tilt={tilt} revision={revision} onDecide={onDecide} />)}
+      {ordered.map((tilt) => <Card key={tilt.index} id={id} tilt={tilt} revision={revision} known={known} onDecide={onDecide} />)}
     </ul>
   );
 }

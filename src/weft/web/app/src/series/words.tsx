@@ -47,7 +47,7 @@ export const handSign = (hand: number | null | undefined): string =>
 export const withMinus = (text: string): string => text.replaceAll(/(^|[\s(])-(?=\d)/g, "$1−");
 
 const GOOD = new Set(["good", "certain"]);
-const POOR = new Set(["bad", "undecidable"]);
+const POOR = new Set(["bad"]);
 
 export function VerdictWord({ verdict }: { verdict: string | null | undefined }) {
   if (!verdict) return null;
@@ -71,11 +71,15 @@ export function rangeWords(one: SeriesHead): string {
   return one.angle_min === null ? DASH : `${degrees(one.angle_min, 0)} … ${degrees(one.angle_max, 0)}`;
 }
 
+/** A sentence of the session about a series, whose name stands beside it already. */
+export const about = (name: string, text: string): string => withMinus(text.replace(`${name}: `, ""));
+
 /** The one sentence that explains the state; empty where the state says it all. */
 export function why(one: SeriesHead): string {
-  if (one.state === "failed") return `${one.step ? `${stepName(one.step)}: ` : ""}${withMinus(one.reason)}`;
-  if (one.waiting) return withMinus(one.waiting);
-  if (one.state === "stale") return `${one.step ? `${stepName(one.step)}: ` : ""}${withMinus(one.reason)}`;
+  const reason = `${one.step ? `${stepName(one.step)}: ` : ""}${about(one.name, one.reason)}`;
+  if (one.state === "failed") return reason;
+  if (one.waiting) return about(one.name, one.waiting);
+  if (one.state === "stale") return reason;
   if (one.to_come > 0) return `${one.to_come} of ${one.tilts} movies are still to be processed`;
   return "";
 }
