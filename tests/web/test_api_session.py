@@ -121,8 +121,11 @@ def test_the_form_of_the_settings(owner: TestClient) -> None:
     assert (ctf["fit_phase"]["kind"], ctf["window"]["kind"]) == ("bool", "int")
     engine = {field["name"]: field for field in sections["engine"]["fields"]}
     assert (engine["workers"]["kind"], engine["workers"]["choices"]) == ("text", ["auto"])
-    frames = sections["input"]["fields"][0]
-    assert (frames["name"], frames["required"]) == ("frames", True)
+    given = {field["name"]: field for field in sections["input"]["fields"]}
+    assert next(iter(given)) == "frames"
+    # movies, or tilt series: one of them
+    assert (given["frames"]["required"], given["mdoc"]["required"]) == (False, False)
+    assert given["pixel_size"]["required"] is True
 
 
 def test_a_change_is_shown_before_it_is_made(owner: TestClient, web_session: Any) -> None:

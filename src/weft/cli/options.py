@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, get_args
 
 import typer
 
@@ -77,6 +77,8 @@ def settings_options(
             given: dict[str, Any] = {}
             for doc in docs:
                 value = arguments.pop(doc.name)
+                if isinstance(value, list) and value and get_args(doc.annotation)[0] is not str:
+                    value = ",".join(value)  # numbers may be given at once
                 if isinstance(value, str):
                     value = parse_value(model, doc.name, value, f"--{flags[doc.name]}")
                 if value is not None and value != []:

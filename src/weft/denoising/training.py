@@ -54,7 +54,7 @@ class DenoisingSettings(Settings):
     """How a denoising network is trained."""
 
     steps: int = setting(
-        600, "Longest training; it stops when held-out cubes stop improving.", ge=1, le=1000000
+        400, "Longest training; it stops when held-out cubes stop improving.", ge=1, le=1000000
     )
     cube: int = setting(48, "Side of the cubes that it learns from.", unit="px", ge=16, le=256)
     batch: int = setting(4, "Cubes in a step.", ge=1, le=256)

@@ -130,7 +130,8 @@ class Board:
         with self._lock:
             if self._verdicts is None:
                 metrics = {name: entry.metrics for name, entry in self.entries.items()}
-                self._verdicts = MappingProxyType(self._selection.judge(metrics))
+                series = {name for name, entry in self.entries.items() if entry.kind == "series"}
+                self._verdicts = MappingProxyType(self._selection.judge(metrics, series))
             return self._verdicts
 
     def counts(self) -> dict[str, int]:

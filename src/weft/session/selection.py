@@ -7,7 +7,7 @@ astigmatism is from that of the others can only be told among the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -210,7 +210,7 @@ class Selection:
         """Whether a verdict depends on the metrics of the other items."""
         return any(QUANTITIES[name].among_all for name in self.ranges)
 
-    def judge(self, metrics: Metrics) -> dict[str, Verdict]:
+    def judge(self, metrics: Metrics, beyond: Collection[str] = ()) -> dict[str, Verdict]:
         """Whether each item belongs to the selection.
 
         Parameters
@@ -218,6 +218,8 @@ class Selection:
         metrics : mapping
             Item → its metrics as in records, of all items. One without any metric is not selected, because
             there is nothing to select yet, unless it was included by hand.
+        beyond : collection of str
+            Items that the ranges do not speak of: tilt series.
         """
         names, rows = list(metrics), list(metrics.values())
         out = {name: _SELECTED if row else _UNMEASURED for name, row in zip(names, rows, strict=True)}
@@ -236,7 +238,7 @@ class Selection:
                     reason = f"{quantity} {value:.3g}{unit} > {high:g}"
                 reasons.setdefault(i, []).append(reason)
         for i, found in reasons.items():
-            if rows[i]:
+            if rows[i] and names[i] not in beyond:
                 out[names[i]] = Verdict(False, tuple(found))
         out.update({name: _INCLUDED for name in self.include if name in out})
         out.update({name: _EXCLUDED for name in self.exclude if name in out})

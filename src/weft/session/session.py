@@ -173,7 +173,8 @@ class Session:
     def status(self) -> dict[str, ItemStatus]:
         """How every item stands, by name."""
         settings, items = self.settings, self.items_of(self.summaries())
-        verdicts = self.selection.judge({name: item.metrics for name, item in items.items()})
+        series = {name for name, item in items.items() if item.kind == "series"}
+        verdicts = self.selection.judge({name: item.metrics for name, item in items.items()}, series)
         out = {}
         for name, item in items.items():
             if item.record is None:
@@ -279,7 +280,8 @@ class Session:
         found = self.summaries() if selection.among_all else self.store.read_all([name])
         metrics: dict[str, Mapping[str, Any]] = {name: {}}
         metrics.update({item: record.metrics for item, record in found.items()})
-        return selection.judge(metrics)[name]
+        series = {name} if name in found and found[name].kind == "series" else set()
+        return selection.judge(metrics, series)[name]
 
     def select(self, selection: Selection) -> dict[str, Verdict]:
         """Keep a selection and write micrographs_selected.star; the verdict on every item with a record."""
@@ -290,7 +292,9 @@ class Session:
         records = self.summaries()
         selection.save(self.root)
         self.write_tables(records)
-        return selection.judgement({name: record.metrics for name, record in records.items()})
+        return selection.judgement(
+            {n: record.metrics for n, record in records.items() if record.kind != "series"}
+        )
 
 
 def open(root: str | Path) -> Session:

@@ -100,7 +100,7 @@ class StackStep(Step):
         usable = [i for i, row in enumerate(table.tilts) if row.usable]
         if len(usable) < _FEWEST:
             raise ItemError(_too_few(table, usable))
-        judgement = _judge(found, usable, job.settings.get(TiltQualitySettings))
+        judgement = _judge(job, found, usable)
         why = dict(zip(usable, judgement.bad, strict=True))
         doubts = dict(zip(usable, judgement.doubts, strict=True))
         rows = [i for i in usable if not why[i] or table.tilts[i].decision is True]
@@ -127,7 +127,7 @@ class StackStep(Step):
                     "reason": reason,
                     "doubt": (why.get(i, "") or doubts.get(i, "")) if i in rows else "",
                     "by_hand": row.decision,
-                    "thumbnail": _small_path(job.item, i) if i in rows or i in why else None,
+                    "thumbnail": _small_path(job.item, i) if i in why else None,
                 }
             )
         for position, i in enumerate(usable):
@@ -168,8 +168,15 @@ def _too_few(table: TiltTable, usable: list[int]) -> str:
     )
 
 
-def _judge(found: Exposures, rows: list[int], settings: TiltQualitySettings) -> TiltJudgement:
-    means = torch.stack([block_means(torch.from_numpy(found.image(i))) for i in rows])
+def _judge(job: Job, found: Exposures, rows: list[int]) -> TiltJudgement:
+    """Look at every image, and make a small picture of it on the way."""
+    settings = job.settings.get(TiltQualitySettings)
+    blocks = []
+    for i in rows:
+        image = torch.from_numpy(found.image(i))
+        blocks.append(block_means(image))
+        write_png(job, _small_path(job.item, i), thumbnail(image, found.pixel_size, _SMALL))
+    means = torch.stack(blocks)
     angles = torch.tensor([found.table.tilts[i].angle for i in rows], dtype=torch.float64)
     masked = torch.tensor([found.masked(i) for i in rows], dtype=torch.float64)
     doses = torch.tensor([found.exposure(i) for i in rows], dtype=torch.float64)
@@ -204,10 +211,6 @@ def _write(job: Job, found: Exposures, rows: list[int]) -> dict[str, str]:
                     f"tilts before it {shape[1]}×{shape[0]}; leave it out"
                 )
             shape = image.shape
-            if not half:
-                write_png(
-                    job, _small_path(name, i), thumbnail(torch.from_numpy(image), found.pixel_size, _SMALL)
-                )
             yield image
 
     mrc.write_stack(job.place(outputs["stack"]), images(), found.pixel_size)
