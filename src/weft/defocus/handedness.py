@@ -275,7 +275,7 @@ def session_hand(series: Sequence[Handedness]) -> SessionHand:
     votes = (sum(s.hand > 0 for s in series), sum(s.hand < 0 for s in series))
     against = tuple(i for i, s in enumerate(series) if s.hand == -hand)
     strength = math.sqrt(2.0 * abs(total))
-    counted = f"{votes[0]} series decide for +1, {votes[1]} for −1, {len(series) - sum(votes)} cannot decide"
+    counted = f"series for +1: {votes[0]}, for −1: {votes[1]}, undecidable: {len(series) - sum(votes)}"
     if any(series[i].verdict == "certain" for i in against):
         return SessionHand(
             0.0,
