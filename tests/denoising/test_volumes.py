@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from weft.denoising.cubes import BLOCK, FLIPS, ROTATIONS, Scale, Wedge, signal_map, spans
 from weft.denoising.network import Denoiser, Loss, UNet
@@ -21,7 +22,7 @@ SHAPE = (48, 64, 96)
 BEAD = (24, 32, 20)
 #: Of a network that learns in seconds.
 SMALL: dict[str, Any] = {"cube": 32, "channels": 16, "steps": 110}
-WEDGE = SMALL | {"channels": 8, "steps": 50}
+WEDGE = SMALL | {"steps": 50}
 
 
 def truth(seed: int = 0) -> Array:
@@ -76,14 +77,16 @@ def model(halves: tuple[Array, Array]) -> Denoiser:
 
 
 def test_noise_falls_and_the_object_stays(model: Denoiser, halves: tuple[Array, Array]) -> None:
-    """The error to the truth falls to a sixth of what it is in the mean of the halves (measured: XX)."""
+    """The error falls to a sixteenth of that of the mean of the halves; 1/13 is asked for.
+
+    The best Gaussian filter, chosen by the truth, leaves 1.38 times the network's error; 1.2 is asked for.
+    """
     true, mean = truth(), 0.5 * (halves[0] + halves[1])
     found = applied(model, *halves)
     assert error(mean, true) == pytest.approx(np.sqrt(2.0), rel=0.02)
-    assert error(found, true) < error(mean, true) / 5.0
-    # not by showing nothing
-    assert error(found, true) < 0.8 * float(true.std())
-    assert np.corrcoef(found[4:-4, 4:-4, 40:-4].ravel(), true[4:-4, 4:-4, 40:-4].ravel())[0, 1] > 0.75
+    assert error(found, true) < error(mean, true) / 13.0
+    smooth = [error(gaussian_filter(mean, sigma), true) for sigma in (1.0, 1.5, 2.0, 2.5, 3.0)]
+    assert error(found, true) < min(smooth) / 1.2
 
 
 def test_a_bead_keeps_its_height(model: Denoiser, halves: tuple[Array, Array]) -> None:
@@ -253,7 +256,7 @@ def test_the_wedge_turns_with_the_cube() -> None:
 
 
 def test_the_missing_wedge() -> None:
-    """Seen waves agree with the truth as without the option (measured: 0.89), unseen ones better (0.82, 0.43)."""
+    """Seen waves agree with the truth as without the option (0.89), unseen ones better (0.82, not 0.43)."""
     wedge = measured(TiltGeometry.of(np.arange(-60.0, 61.0, 3.0)))
     k = [torch.fft.fftfreq(size) for size in SHAPE]
     normals = (wedge.first, wedge.last)
@@ -278,8 +281,8 @@ def test_the_missing_wedge() -> None:
             for part in (seen, ~seen)
         ]
     print(agreement)
-    assert agreement[True][0] > agreement[False][0] - 0.05
-    assert agreement[True][1] > agreement[False][1]
+    assert agreement[True][0] > agreement[False][0] - 0.03
+    assert agreement[True][1] > agreement[False][1] + 0.15
 
 
 def test_progress_is_told(halves: tuple[Array, Array]) -> None:

@@ -284,7 +284,7 @@ class _Well:
         return out
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Task:
     """The error that is made small."""
 
@@ -293,15 +293,10 @@ class _Task:
     wedges: list[Wedge | None]
     device: torch.device
 
-    def __post_init__(self) -> None:
-        self._seen: dict[tuple[int, Turn], torch.Tensor] = {}
-
     def _mask(self, number: int, turn: Turn) -> torch.Tensor:
-        if (number, turn) not in self._seen:
-            wedge = self.wedges[number]
-            assert wedge is not None
-            self._seen[number, turn] = wedge.seen(len(self.window), turn).to(self.device)
-        return self._seen[number, turn]
+        wedge = self.wedges[number]
+        assert wedge is not None
+        return wedge.seen(len(self.window), turn).to(self.device)
 
     def error(self, number: int, cubes: torch.Tensor, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean square of what the network leaves of the second cubes, and of these cubes themselves."""

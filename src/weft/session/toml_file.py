@@ -24,7 +24,8 @@ _HEAD = """\
 def _comment(doc: FieldDoc) -> str:
     default = "required" if doc.required else f"default {_shown(doc.default)}"
     facts = "; ".join(part for part in (f"in {doc.unit}" if doc.unit else "", doc.allowed, default) if part)
-    lines = textwrap.wrap(f"{doc.description.rstrip('.')} ({facts})", 98)
+    text = f"{doc.description.rstrip('.')} ({facts})"
+    lines = textwrap.wrap(text, 98, break_on_hyphens=False)
     return "\n".join(f"# {line}" for line in lines)
 
 

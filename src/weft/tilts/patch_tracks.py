@@ -7,7 +7,9 @@ part itself. What comes out is not yet the error e of the place in tilt t, as th
     d_t = e_t − Σ_j w_tj e_j                                                                       (1)
 
 with w_tj the share that tilt j has in the prediction of t. Errors that change slowly from tilt to tilt hardly
-show in d, and an iteration that takes d for e would creep. (1) is solved for e instead, place by place.
+show in d, and an iteration that takes d for e would creep. (1) is solved for e instead, place by place. That
+amplifies what noise puts into d at slow changes by 30 and more, so that it is solved as far as d is known
+better than the alignment before (:class:`Response`).
 """
 
 from __future__ import annotations
@@ -20,16 +22,17 @@ import torch
 from weft.physics import fourier
 from weft.tilts.cameras import Cameras, Tracks
 from weft.tilts.coarse import peaks
-from weft.tilts.reprojection import predict, prediction_matrix, sample_patches, to_image
+from weft.tilts.reprojection import predict, prediction_matrix, sample_patches, to_frame, to_image
 
-__all__ = ["PatchTracks", "disc", "follow_patches"]
+__all__ = ["PatchTracks", "Response", "disc", "follow_patches"]
 
 DEPTH = 0.7  # of a patch's diameter: how thick what is followed is taken to be
 COVERED = 0.8  # of a patch must lie in the image
 LEAST_CORRELATION = 0.1  # of a patch with its prediction
 LEAST_MEAN = 0.15  # over all tilts, where unseen ones count 0: places below hold nothing to follow
 SIGNAL = 60.0  # Å: detail that decides where a low-resolution correlation peaks
-STABILITY = 1e-3  # of equation (1): slow errors are amplified by at most 1/√ of it
+MASKED = 0.41  # of the square of a patch's diameter: the area that its mask leaves
+SLOWNESS = 1e-3  # of the power with which a coarse alignment's error changes from tilt to tilt
 BATCH = 1 << 25  # pixels of patches at a time
 
 
@@ -72,16 +75,97 @@ class PatchTracks:
         sigma = 1.0 / self.correlation[which][marker, tilt].clamp(min=LEAST_CORRELATION)
         return Tracks(marker, tilt, xy[which][marker, tilt], sigma)
 
-    def errors(self, angles: torch.Tensor, usable: torch.Tensor, depth: float) -> torch.Tensor:
-        """e of equation (1); (n, tilts, 2)."""
-        tilts = len(angles)
-        apart = torch.eye(tilts, dtype=torch.float64) - _shares(angles, usable, depth)
-        weight = (self.seen * self.correlation).double()
-        moved = self.moved.where(self.seen[..., None], torch.zeros_like(self.moved))
-        floor = STABILITY * torch.eye(tilts, dtype=torch.float64) * weight.mean().clamp(min=1e-9)
-        normal = torch.einsum("ti,nt,tj->nij", apart, weight, apart) + floor
-        found: torch.Tensor = torch.linalg.solve(normal, torch.einsum("ti,nt,ntc->nic", apart, weight, moved))
+    def independent(self, area: float, diameter: float) -> float:
+        """As how many places that share nothing they count in a tilt (median), in `area` Å² of specimen."""
+        count = self.seen[self.good].sum(0).double()
+        count = count[count > 0].median() if bool((count > 0).any()) else torch.tensor(0.0)
+        return 1.0 / (1.0 / max(1.0, float(count)) + MASKED * diameter**2 / area)
+
+    def noise(self) -> float:
+        """Å: scatter of d over the good places, along either direction; median of the tilts."""
+        moved = self.moved.masked_fill(~self.seen[..., None], math.nan)[self.good]
+        spread = 1.4826 * (moved - moved.nanmedian(0).values).abs().nanmedian(0).values
+        return float((0.5 * spread.square().sum(-1)).sqrt().nanmedian())
+
+
+@dataclass(frozen=True)
+class Response:
+    """How errors of an alignment show in what is measured, and how far one can go back from that.
+
+    Equation (1) is solved with the errors' own size as knowledge beforehand (Tikhonov; Wiener's filter for
+    each mode of change with the tilt): Σ_t weight_t (d_t − (A e)_t)² + looseness |e + moved|² is least, where
+    `moved` is what has been corrected since the alignment that the knowledge is about, less what moving the
+    place explains.
+
+    Attributes
+    ----------
+    angles : (tilts,) float64
+        Degrees.
+    apart : (tilts, tilts) float64
+        A = 1 − w.
+    looseness : float
+        (noise of d, averaged over places / size of the errors)².
+    """
+
+    angles: torch.Tensor
+    apart: torch.Tensor
+    looseness: float
+
+    @classmethod
+    def of(cls, angles: torch.Tensor, usable: torch.Tensor, depth: float, looseness: float) -> Response:
+        """For patches in which something `depth` Å wide and thick is followed."""
+        apart = torch.eye(len(angles), dtype=torch.float64) - _shares(angles, usable, depth)
+        return cls(angles, apart * usable.double()[:, None], looseness)
+
+    def _bending(self) -> torch.Tensor:
+        """(2, tilts, tilts): takes from u and v over the tilts what moving the place explains."""
+        theta = torch.deg2rad(self.angles.double())
+        eye = torch.eye(len(theta), dtype=torch.float64)
+        explained = (torch.stack([theta.cos(), theta.sin()], 1), torch.ones_like(theta)[:, None])
+        bases = [torch.linalg.qr(one).Q for one in explained]
+        return torch.stack([eye - q @ q.T for q in bases])
+
+    def errors(self, found: PatchTracks, before: Cameras, now: Cameras) -> torch.Tensor:
+        """e; (n, tilts, 2), u and v in the frame of the axis, Å.
+
+        Parameters
+        ----------
+        found : PatchTracks
+            With `now`.
+        before : Cameras
+            Those that the looseness is about.
+        now : Cameras
+        """
+        moved = to_frame(now.project(found.places) - before.project(found.places), now.axis)
+        known = torch.einsum("cts,snc->ntc", self._bending(), moved)
+        weight = (found.seen * found.correlation).double()
+        pull = self.looseness * weight.mean().clamp(min=1e-9)
+        normal = torch.einsum("ti,nt,tj->nij", self.apart, weight, self.apart)
+        normal = normal + pull * torch.eye(len(self.angles), dtype=torch.float64)
+        d = found.moved.where(found.seen[..., None], torch.zeros_like(found.moved))
+        right = torch.einsum("ti,nt,ntc->nic", self.apart, weight, d) - pull * known
+        solved: torch.Tensor = torch.linalg.solve(normal, right)
+        return solved
+
+    def common(self, errors: torch.Tensor) -> torch.Tensor:
+        """(tilts, 2): what the errors (n, tilts, 2) of all places have in common, their own depths aside."""
+        found: torch.Tensor = torch.einsum("cts,nsc->ntc", self._bending(), errors).median(0).values
         return found
+
+    def left(self, size: float) -> torch.Tensor:
+        """(tilts,) Å: how much remains of errors of the `size` (Å RMS) in which slow changes prevail.
+
+        An alignment of whole images goes by the same displacements; what it leaves are their errors, amplified
+        by the inverse of A.
+        """
+        square = self.apart.T @ self.apart
+        eye = torch.eye(len(square), dtype=torch.float64)
+        keeps = self.looseness * torch.linalg.inv(square + self.looseness * eye)
+        bending = self._bending()
+        prior = bending @ torch.linalg.inv(square + SLOWNESS * eye) @ bending
+        prior = prior * size**2 / prior.diagonal(dim1=-2, dim2=-1).sum(0).mean()
+        left = bending @ keeps @ prior @ keeps.T @ bending
+        return left.diagonal(dim1=-2, dim2=-1).sum(0).clamp(min=0.0).sqrt()
 
 
 def _shares(angles: torch.Tensor, usable: torch.Tensor, depth: float) -> torch.Tensor:

@@ -24,7 +24,7 @@ from weft.tilts.chains import follow_chains
 from weft.tilts.coarse import COARSE_PIXELS, CoarseAlignment, agreement, coarse_alignment, prepare_images
 from weft.tilts.features import coarse_volume, find_places
 from weft.tilts.levelling import level_markers
-from weft.tilts.patch_tracks import DEPTH, PatchTracks, follow_patches
+from weft.tilts.patch_tracks import DEPTH, PatchTracks, Response, follow_patches
 from weft.tilts.slab import level_from_volume
 from weft.tilts.verdict import judged
 
@@ -36,6 +36,8 @@ ALLOWED_LOSS = 0.03  # of the agreement of whole images: noise of its measuremen
 HELD = 0.5  # of the observations of chains must fit one model
 SHARE_OF_FIELD = 0.3  # patches are no larger
 PIXELS_PER_DETAIL = 3.0  # detail is compared on a grid that is this much finer
+START_ERROR = 0.3  # of a coarse pixel: how wrong coarse alignments are beforehand
+LEAST_STEP = 0.2  # of what is measured
 SLOWEST = 1.0 / 600.0  # 1/Å: structure coarser than that is ice thickness and illumination
 
 
@@ -73,6 +75,9 @@ class _Refined:
     tracks: Tracks
     solution: BundleSolution
     patches: PatchTracks
+    evidence: tuple[Tracks, torch.Tensor]  # and places of the last round in which equation (1) was solved
+    expected_error: torch.Tensor  # (tilts,) Å
+    step: float  # share of the solution of (1) by which cameras were moved
 
 
 def align_by_patches(
@@ -120,15 +125,16 @@ def align_by_patches(
         return _coarse_only(images, pixel_size, start, coarse, settings, str(error))
     usable = ~coarse.lost
     cameras = refined.cameras
-    before = agreement(images, angles, pixel_size, coarse.axis, coarse.shift, usable)
+    before = coarse.axis_score
     now = agreement(images, angles, pixel_size, float(cameras.axis[usable].mean()), cameras.shift, usable)
     if now < before - ALLOWED_LOSS:
         reason = f"following patches made whole images agree less ({before:.2f} before, {now:.2f} after)"
         return _coarse_only(images, pixel_size, start, coarse, settings, reason)
     levelling = _levelled(images, pixel_size, refined, usable, settings)
-    halves = _halves(refined, settings)
+    halves = _halves(refined, _patch(images, pixel_size, settings), settings)
+    solution = replace(refined.solution, expected_error=refined.expected_error)
     grain = _grain(pixel_size, settings)
-    verdict, reasons = judged(refined.solution, refined.tracks, grain)
+    verdict, reasons = judged(solution, refined.tracks, grain)
     if not halves <= 2.0 * grain:
         worse: Verdict = "bad" if not halves <= 8.0 * grain else "doubtful"
         verdict = worse if verdict != "bad" else verdict
@@ -142,7 +148,7 @@ def align_by_patches(
         "image_agreement_before": before,
     }
     return TiltAlignment.of(
-        refined.solution,
+        solution,
         refined.tracks,
         angles,
         _image_size(images, pixel_size),
@@ -160,6 +166,13 @@ def _image_size(images: Sequence[torch.Tensor] | torch.Tensor, pixel_size: float
     return images[0].shape[1] * pixel_size, images[0].shape[0] * pixel_size
 
 
+def _patch(
+    images: Sequence[torch.Tensor] | torch.Tensor, pixel_size: float, settings: AlignmentSettings
+) -> float:
+    """Diameter of patches, Å."""
+    return min(settings.patch_size, SHARE_OF_FIELD * max(_image_size(images, pixel_size)))
+
+
 def _grain(pixel_size: float, settings: AlignmentSettings) -> float:
     """What counts as one pixel when patches are judged, Å: half of the finest grid that they are seen on."""
     return max(pixel_size, 0.5 * settings.patch_resolution / PIXELS_PER_DETAIL)
@@ -174,13 +187,19 @@ def _refine(
 ) -> _Refined:
     """All rounds; FitError where there is too little to follow."""
     field = max(_image_size(images, pixel_size))
-    patch = min(settings.patch_size, SHARE_OF_FIELD * field)
+    patch = _patch(images, pixel_size, settings)
     finest = max(settings.patch_resolution, 2.0 * pixel_size)
     if int(usable.sum()) < 3:
         raise FitError("fewer than 3 images agree with each other")
     stage = cameras.angles
     cameras = _chained(images, pixel_size, cameras, usable, patch, finest, settings)
+    before, size = cameras, math.prod(_image_size(images, pixel_size))
+    start_error = START_ERROR * field / COARSE_PIXELS
     places = torch.zeros(0, 3, dtype=torch.float64)
+    last: torch.Tensor | None = None
+    share = 1.0
+    evidence: tuple[Tracks, torch.Tensor] | None = None
+    expected: torch.Tensor | None = None
     refined: _Refined | None = None
     at: tuple[float, torch.Tensor, tuple[float, float]] | None = None
     for one in _plan(field, patch, finest):
@@ -203,11 +222,27 @@ def _refine(
             raise FitError(
                 f"only {count} of {len(places)} patches could be followed from tilt to tilt, which is too few"
             )
-        errors = found.errors(stage, usable, DEPTH * patch) if one.solve else None
+        alone = found.independent(size, patch)
+        response = Response.of(stage, usable, DEPTH * patch, (found.noise() / start_error) ** 2 / alone)
+        errors = None
+        if one.solve:
+            errors = response.errors(found, before, cameras)
+            common = response.common(errors[found.good])
+            if last is not None:  # the same again is half the way; back again is too far
+                again = float((common * last).sum() / last.square().sum().clamp(min=1e-12))
+                share = min(1.0, max(LEAST_STEP, share / (1.0 - min(max(again, -2.0), 0.5))))
+            last = share * common
+            errors = share * errors
         tracks = found.tracks(cameras.axis, errors)
         solution = solve_bundle(tracks, replace(cameras, angles=stage), settings)
         cameras, places = solution.cameras, solution.markers
-        refined = _Refined(cameras, tracks, solution, found)
+        if one.solve:
+            # places that overlap err together
+            scatter = solution.expected_error / share * math.sqrt(len(tracks) / int(usable.sum()) / alone)
+            evidence = (tracks, places)
+            expected = torch.hypot(scatter, response.left(start_error))
+        assert evidence is not None and expected is not None
+        refined = _Refined(cameras, tracks, solution, found, evidence, expected, share)
     assert refined is not None
     return refined
 
@@ -297,24 +332,28 @@ def _levelled(
     return by_places
 
 
-def _halves(refined: _Refined, settings: AlignmentSettings) -> float:
+def _halves(refined: _Refined, patch: float, settings: AlignmentSettings) -> float:
     """Å: how wrong places are seen, by the difference of alignments from either half of them.
 
-    Each half of the places aligns the tilts by itself; all places are then triangulated by both, and seen by
-    both. The error of the whole is half of the difference.
+    Each half of the places, like the fields of a chessboard so that they do not overlap, aligns the tilts by
+    itself; all places are then triangulated by both, and seen by both. The error of the whole is half of the
+    difference.
     """
     kept = refined.tracks.select(refined.solution.weights > 0.0)
+    tracks, places = refined.evidence
+    field = ((places[:, :2] / (2.0 * patch)).floor().sum(-1) % 2).long()
     seen = []
     for half in (0, 1):
-        one = kept.select(kept.marker % 2 == half)
+        one = tracks.select(field[tracks.marker] == half)
+        number = torch.cumsum(field == half, 0) - 1
         try:
             cameras = solve_bundle(
-                replace(one, marker=one.marker // 2), refined.solution.cameras, settings
+                replace(one, marker=number[one.marker]), refined.solution.cameras, settings
             ).cameras
         except FitError:
             return math.inf
         seen.append(cameras.predict(cameras.triangulate(kept), kept))
-    return 0.5 * float((seen[0] - seen[1]).square().sum(-1).mean().sqrt())
+    return 0.5 * float((seen[0] - seen[1]).square().sum(-1).mean().sqrt()) / refined.step
 
 
 def _coarse_only(
