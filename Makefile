@@ -51,12 +51,13 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# pytest runs last, so that its summary is the last line
+# pytest runs last, so that its summary is the last line; files side by side, tests of a file in order
+SIDE_BY_SIDE ?= 2
 test: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n $(SIDE_BY_SIDE) --dist loadfile
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadfile
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/motion.py

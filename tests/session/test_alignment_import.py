@@ -332,7 +332,7 @@ def test_wefts_own_alignment_again(tmp_path: Path) -> None:
     # what is not current is not handed on
     after = export_alignments(session, tmp_path / "out", "imod")
     assert after.written == {}
-    assert "its alignment is not current (the input file has changed)" in after.problems[0]
+    assert "its alignment is not current (its tilts have changed)" in after.problems[0]
 
 
 def test_matching_survives_another_look_at_the_origins(tmp_path: Path) -> None:

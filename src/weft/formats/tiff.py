@@ -98,13 +98,14 @@ class TiffMovie:
         if page.compression == 1:
             raw: Any = data
         else:
-            out = np.empty(size, np.uint8)
+            out, trouble = np.empty(size, np.uint8), ""
             try:
                 raw = _DECODERS[page.compression](data, out=out)
             except (RuntimeError, ValueError) as error:
-                raise CorruptError(
-                    self.path, f"strip {block} cannot be decoded ({error}); copy the file again", frame=index
-                ) from error
+                trouble = str(error)
+            if trouble:  # out here it has no cause: the decoders' own errors cannot travel between processes
+                text = f"strip {block} cannot be decoded ({trouble}); copy the file again"
+                raise CorruptError(self.path, text, frame=index)
         if len(raw) < size:
             raise CorruptError(
                 self.path,

@@ -136,7 +136,7 @@ def states_under(
         elif done.fingerprint != wanted:
             before = [n for n in step.after if out[n].state != "done"]
             if source.content != record.input.content:
-                of_series = "its tilts have changed: the mdoc, a movie, or a decision by hand"
+                of_series = "its tilts have changed"
                 reason = of_series if record.kind == "series" else "the input file has changed"
             elif before:
                 reason = f"{', '.join(before)} must run first"

@@ -32,6 +32,7 @@ LEAST_CORRELATION = 0.1  # of a patch with its prediction
 LEAST_MEAN = 0.15  # over all tilts, where unseen ones count 0: places below hold nothing to follow
 SIGNAL = 60.0  # Å: detail that decides where a low-resolution correlation peaks
 MASKED = 0.41  # of the square of a patch's diameter: the area that its mask leaves
+STABILITY = 1e-5  # of equation (1), where d is known exactly
 SLOWNESS = 1e-3  # of the power with which a coarse alignment's error changes from tilt to tilt
 BATCH = 1 << 25  # pixels of patches at a time
 
@@ -115,7 +116,7 @@ class Response:
     def of(cls, angles: torch.Tensor, usable: torch.Tensor, depth: float, looseness: float) -> Response:
         """For patches in which something `depth` Å wide and thick is followed."""
         apart = torch.eye(len(angles), dtype=torch.float64) - _shares(angles, usable, depth)
-        return cls(angles, apart * usable.double()[:, None], looseness)
+        return cls(angles, apart * usable.double()[:, None], max(looseness, STABILITY))
 
     def _bending(self) -> torch.Tensor:
         """(2, tilts, tilts): takes from u and v over the tilts what moving the place explains."""
@@ -155,8 +156,8 @@ class Response:
     def left(self, size: float) -> torch.Tensor:
         """(tilts,) Å: how much remains of errors of the `size` (Å RMS) in which slow changes prevail.
 
-        An alignment of whole images goes by the same displacements; what it leaves are their errors, amplified
-        by the inverse of A.
+        An alignment of whole images goes by the same displacements; what it leaves are their errors,
+        amplified by the inverse of A.
         """
         square = self.apart.T @ self.apart
         eye = torch.eye(len(square), dtype=torch.float64)
@@ -165,7 +166,8 @@ class Response:
         prior = bending @ torch.linalg.inv(square + SLOWNESS * eye) @ bending
         prior = prior * size**2 / prior.diagonal(dim1=-2, dim2=-1).sum(0).mean()
         left = bending @ keeps @ prior @ keeps.T @ bending
-        return left.diagonal(dim1=-2, dim2=-1).sum(0).clamp(min=0.0).sqrt()
+        found: torch.Tensor = left.diagonal(dim1=-2, dim2=-1).sum(0).clamp(min=0.0).sqrt()
+        return found
 
 
 def _shares(angles: torch.Tensor, usable: torch.Tensor, depth: float) -> torch.Tensor:

@@ -16,7 +16,7 @@ from weft.session.tilt_table import TiltRow, TiltTable, read_table
 from weft.tilts.alignment import TiltAlignment
 from weft.web import details
 from weft.web.listing import plain
-from weft.web.series_heads import alignment_head, said
+from weft.web.series_heads import alignment_head
 
 if TYPE_CHECKING:
     from weft.session.board import Entry
@@ -65,7 +65,7 @@ def result(record: Record | None, step: str, name: str) -> Any:
 
 def steps(record: Record | None, states: Mapping[str, StepState]) -> list[dict[str, Any]]:
     """How every step stands."""
-    return [{**step, "reason": said(step["reason"])} for step in details.steps(record, states)]
+    return list(details.steps(record, states))
 
 
 def notes(record: Record | None) -> list[str]:

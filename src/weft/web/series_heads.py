@@ -11,12 +11,11 @@ from weft.session.tilt_table import TiltRow, TiltTable
 if TYPE_CHECKING:
     from weft.session.board import Entry
 
-__all__ = ["MAPS", "alignment_head", "hand_head", "head", "revision", "said"]
+__all__ = ["MAPS", "alignment_head", "hand_head", "head", "revision"]
 
 #: What the page calls a map → the output of the reconstruct step.
 MAPS = {"raw": "tomogram", "deconvolved": "tomogram_deconvolved", "denoised": "tomogram_denoised"}
 #: What the plan says of a series whose table is another one than when its stack was made.
-_OTHER_INPUT = "the input file has changed"
 
 
 def _number(metrics: Mapping[str, Any], name: str) -> float | None:
@@ -105,7 +104,7 @@ def head(entry: Entry, table: TiltTable | None, waiting: str) -> dict[str, Any]:
         "id": entry.name,
         "name": entry.name,
         "state": entry.state,
-        "reason": said(entry.reason),
+        "reason": entry.reason,
         "step": entry.step,
         "waiting": waiting if idle else "",
         "time": entry.mtime,
@@ -123,8 +122,3 @@ def head(entry: Entry, table: TiltTable | None, waiting: str) -> dict[str, Any]:
         "tomogram": tomogram_head(entry),
         "pictures": [name for name, path in entry.outputs.items() if path.endswith(".png")],
     }
-
-
-def said(reason: str) -> str:
-    """Why a step of a series is stale, in its words."""
-    return "its tilts have changed" if reason == _OTHER_INPUT else reason
