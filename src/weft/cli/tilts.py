@@ -9,6 +9,7 @@ import typer
 
 from weft.cli.options import SessionArgument, settings_options
 from weft.defocus.tilt_series import TiltCTFSettings
+from weft.settings import Settings
 from weft.tilts.alignment import AlignmentSettings
 from weft.tilts.quality import TiltQualitySettings
 from weft.tilts.reconstruction import ReconstructionSettings
@@ -91,58 +92,43 @@ def import_(
     raise typer.Exit(1 if found.problems or not found.tables else 0)
 
 
-@app.command()
-@settings_options(TiltQualitySettings, into="settings")
-def stack(
-    session: SessionArgument,
-    only: OnlyOption = None,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = None,
-    retry: RetryOption = False,
-    settings: Any = None,
-) -> None:
-    """Correct the motion of all tilts, leave out the bad ones, write the stacks."""
-    from weft.session.session import open as open_session
+def _stage(name: str, step: str, section: str, model: type[Settings], about: str) -> None:
+    """A command that goes as far as one step, with that step's settings as options."""
 
-    opened = open_session(session)
-    _change(opened, "tilts", settings)
-    raise typer.Exit(_run(opened, "stack", only, device, workers, retry))
+    @settings_options(model, into="settings")
+    def stage(
+        session: SessionArgument,
+        only: OnlyOption = None,
+        device: DeviceOption = "auto",
+        workers: WorkersOption = None,
+        retry: RetryOption = False,
+        settings: Any = None,
+    ) -> None:
+        from weft.session.session import open as open_session
 
+        opened = open_session(session)
+        _change(opened, section, settings)
+        raise typer.Exit(_run(opened, step, only, device, workers, retry))
 
-@app.command()
-@settings_options(AlignmentSettings, into="settings")
-def align(
-    session: SessionArgument,
-    only: OnlyOption = None,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = None,
-    retry: RetryOption = False,
-    settings: Any = None,
-) -> None:
-    """Align the series by gold beads or by patches, and write IMOD's and AreTomo's files."""
-    from weft.session.session import open as open_session
-
-    opened = open_session(session)
-    _change(opened, "alignment", settings)
-    raise typer.Exit(_run(opened, "align", only, device, workers, retry))
+    app.command(name, help=about)(stage)
 
 
-@app.command()
-@settings_options(TiltCTFSettings, into="settings")
-def ctf(
-    session: SessionArgument,
-    only: OnlyOption = None,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = None,
-    retry: RetryOption = False,
-    settings: Any = None,
-) -> None:
-    """Fit the CTF of all tilts together."""
-    from weft.session.session import open as open_session
-
-    opened = open_session(session)
-    _change(opened, "tilt_ctf", settings)
-    raise typer.Exit(_run(opened, "tilt_ctf", only, device, workers, retry))
+_stage(
+    "stack",
+    "stack",
+    "tilts",
+    TiltQualitySettings,
+    "Correct the motion of all tilts, leave out the bad ones, write the stacks.",
+)
+_stage(
+    "align",
+    "align",
+    "alignment",
+    AlignmentSettings,
+    "Align the series by gold beads or by patches, and write IMOD's and AreTomo's files.",
+)
+_stage("ctf", "tilt_ctf", "tilt_ctf", TiltCTFSettings, "Fit the CTF of all tilts together.")
+_stage("reconstruct", "reconstruct", "reconstruction", ReconstructionSettings, "Make the tomograms.")
 
 
 @app.command()
@@ -169,24 +155,6 @@ def handedness(
     code = _run(opened, "tilt_ctf", only, device, workers, retry=False)
     typer.echo(describe_hands(opened))
     raise typer.Exit(code)
-
-
-@app.command()
-@settings_options(ReconstructionSettings, into="settings")
-def reconstruct(
-    session: SessionArgument,
-    only: OnlyOption = None,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = None,
-    retry: RetryOption = False,
-    settings: Any = None,
-) -> None:
-    """Make the tomograms."""
-    from weft.session.session import open as open_session
-
-    opened = open_session(session)
-    _change(opened, "reconstruction", settings)
-    raise typer.Exit(_run(opened, "reconstruct", only, device, workers, retry))
 
 
 @app.command()

@@ -11,7 +11,7 @@ import torch
 from weft.errors import ItemError
 from weft.physics import fourier
 
-__all__ = ["TiltImages", "half_tilts"]
+__all__ = ["TiltImages", "binned", "half_tilts"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,36 @@ class TiltImages:
 def _reduced(n: int, pixel_size: float, target: float) -> int:
     """The fast number of pixels that brings them to `target` or a little less; `n` where they are larger."""
     return min(n, fourier.fast_size(math.ceil(n * pixel_size / target - 1e-6)))
+
+
+def binned(image: torch.Tensor, factor: int) -> tuple[torch.Tensor, tuple[float, float]]:
+    """An image with pixels `factor` times as large in both directions, by cropping its transform.
+
+    What does not fill a pair of large pixels is left out at the edges, as evenly as whole pixels allow.
+
+    Parameters
+    ----------
+    image : (y, x) tensor
+    factor : int
+
+    Returns
+    -------
+    image : (y', x') tensor
+    offset : (float, float)
+        x, y: where the new image's centre (half of its size) lies relative to the old one's, old pixels; 0
+        but for odd sizes.
+    """
+    if factor == 1:
+        return image, (0.0, 0.0)
+    kept, offset = [], []
+    for n in image.shape:
+        length = n // (2 * factor) * 2 * factor
+        start = (n - length) // 2
+        kept.append((start, length))
+        offset.append(start + 0.5 * length - 0.5 * n)
+    (y, ny), (x, nx) = kept
+    part = image[y : y + ny, x : x + nx]
+    return fourier.resize(part, (ny // factor, nx // factor)), (offset[1], offset[0])
 
 
 def half_tilts(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,8 +19,12 @@ from weft.session.tilt_table import read_table
 from weft.settings import Settings
 from weft.tilts.align import align_series
 from weft.tilts.alignment import AlignmentSettings, TiltAlignment
+from weft.tilts.images import binned
 
 __all__ = ["STEP", "AlignStep"]
+
+#: Images are binned by whole numbers to pixels of this size (Å) at most: a bead of 5 nm still has twelve.
+_PIXEL = 4.0
 
 
 class AlignStep(Step):
@@ -39,25 +43,52 @@ class AlignStep(Step):
         pixel_size = float(job.record.metrics["series_pixel_size"])
         tilts = used_tilts(job.record)
         angles = torch.tensor([tilt["angle"] for tilt in tilts], dtype=torch.float64)
+        shape = mrc.read_header(job.output("stack", "stack")).shape
+        image_size = (shape[2] * pixel_size, shape[1] * pixel_size)
         table = read_table(job.source)
         if table.alignment:
             imported = ImportedAlignment.read(job.root / table.alignment)
-            shape = mrc.read_header(job.output("stack", "stack")).shape
-            image_size = (shape[2] * pixel_size, shape[1] * pixel_size)
             found = imported.of_tilts(
                 [tilt["index"] for tilt in tilts], angles, image_size, pixel_size, settings
             )
         else:
-            images = torch.from_numpy(np.asarray(mrc.read(job.output("stack", "stack"))[0], np.float32))
-            found = align_series(
-                images.to(job.device), angles, pixel_size, _axis(job.settings, stack.results), settings
-            )
+            axis = _axis(job.settings, stack.results)
+            found = _align(job, angles, pixel_size, axis, settings)
+            found = _of_size(found, image_size, pixel_size)
         found = _upright(found)
         if found.verdict == "bad" and not bool(found.aligned.any()):
             raise ItemError(f"{job.item}: it could not be aligned ({'; '.join(found.notes)})")
         metrics: dict[str, Any] = {f"alignment_{name}": value for name, value in found.metrics().items()}
         metrics |= {"alignment_method": found.method, "alignment_verdict": found.verdict}
         return StepResult(metrics, _write(job, found), {"alignment": found.to_dict()})
+
+
+def _align(
+    job: Job, angles: torch.Tensor, pixel_size: float, axis: float | None, settings: AlignmentSettings
+) -> TiltAlignment:
+    """Align the stack at a pixel size that is fine enough, so that it fits into memory."""
+    factor = max(1, int(_PIXEL / pixel_size + 1e-3))
+    reduced = []
+    offset = (0.0, 0.0)
+    with mrc.MrcStack(job.output("stack", "stack")) as stack:
+        for tilt in range(len(stack)):
+            image = torch.from_numpy(np.ascontiguousarray(stack.read(tilt), np.float32)).to(job.device)
+            small, offset = binned(image, factor)
+            reduced.append(small)
+    found = align_series(torch.stack(reduced), angles, pixel_size * factor, axis, settings)
+    moved = found.geometry.shift + pixel_size * torch.tensor(offset, dtype=torch.float64)
+    return replace(found, geometry=replace(found.geometry, shift=moved))
+
+
+def _of_size(found: TiltAlignment, image_size: tuple[float, float], pixel_size: float) -> TiltAlignment:
+    """An alignment of reduced images as that of the images themselves: everything counts from the centre."""
+    z = float(found.geometry.volume_size[2])
+    geometry = replace(
+        found.geometry,
+        image_size=torch.tensor(image_size, dtype=torch.float64),
+        volume_size=torch.tensor([*image_size, z], dtype=torch.float64),
+    )
+    return replace(found, geometry=geometry, pixel_size=pixel_size)
 
 
 def _axis(settings: SessionSettings, stack: Mapping[str, Any]) -> float | None:
