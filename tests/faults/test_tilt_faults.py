@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import weft
+from weft.session.series_book import SeriesBook
 from weft.session.session import Session
 from weft.simulation.tilt_series import write_tilt_session
 from weft.simulation.tilt_settings import SMALL_SERIES, TiltSimulationSettings
@@ -119,6 +120,11 @@ def test_unsorted_angles_and_no_doses(tmp_path: Path) -> None:
     doses = [t["dose"] for t in by_date]
     assert doses == pytest.approx([TINY["dose_per_tilt"] * (i + 1) for i in range(11)])
     assert any("dose" in note.lower() for note in series.results["stack"]["notes"])
+    # a tilt that is left out has exposed the specimen like the others
+    SeriesBook(session).decide("TS_01", [1], keep=False)
+    session.run(steps=["stack"], workers=0)
+    after = sorted(session["TS_01"].tilts, key=lambda t: t["date"])
+    assert [t["dose"] for t in after] == pytest.approx(doses)
 
 
 def test_three_tilts(tmp_path: Path) -> None:

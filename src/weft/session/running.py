@@ -24,7 +24,7 @@ from weft.session.intake import follow_moved
 from weft.session.items import Item
 from weft.session.lock import SessionLock
 from weft.session.plan import Expectations, states_under, steps_to_run
-from weft.session.records import Record, Summary
+from weft.session.records import FileIdentity, Record, Summary
 from weft.session.series_book import SeriesBook
 from weft.session.steps import steps_of, with_prerequisites
 from weft.session.work import Outcome, Task, killed, resolve_device, set_aside
@@ -255,7 +255,10 @@ class _Plan:
             report.excluded.append(name)
             return None
         if item.record is not None:
-            states = states_under(self._expectations, item.record, item.record.input.refreshed())
+            # a moved session has its tables where it is now
+            series = item.kind == "series" and item.source.exists()
+            now = FileIdentity.of(item.source) if series else item.record.input.refreshed()
+            states = states_under(self._expectations, item.record, now)
             if not steps_to_run(states, steps, retry=self._retry):
                 failed = [states[n].reason for n in steps if n in states and states[n].state == "failed"]
                 if failed:

@@ -89,8 +89,6 @@ class SeriesBook:
                     problems.append(why_no_origins(pattern, root))
             found = import_series(list(origins), movies, self.tables, frames_expected=bool(settings.frames))
             changed = [name for name, table in found.tables.items() if self._keep(table, records)]
-            for name in self.tables.keys() - found.tables.keys():
-                self._let_go(name, records)
             tables = {name: self.tables[name] for name in found.tables}
             whole = ImportResult(tables, problems + found.problems, found.unmatched_movies)
             return BookNews(whole, changed)
@@ -175,15 +173,6 @@ class SeriesBook:
 
     def _keep(self, table: TiltTable, records: Mapping[str, Record]) -> bool:
         return self._write(with_motion(table.with_decisions_of(self.tables.get(table.name)), records))
-
-    def _let_go(self, name: str, records: Mapping[str, Record]) -> None:
-        """A series that nothing describes any more is forgotten, unless something was made of it."""
-        if name in records:
-            return
-        del self.tables[name]
-        for names in self._of_movie.values():
-            names.discard(name)
-        self.path(name).unlink(missing_ok=True)
 
     def _write(self, table: TiltTable) -> bool:
         before = self.tables.get(table.name)

@@ -22,6 +22,7 @@ from weft.session.steps import steps_of
 from weft.session.tables import is_prepared, write_micrographs_star
 from weft.session.tilt_item import TiltSeries
 from weft.session.tilt_table import FOLDER as TILT_TABLES
+from weft.session.tilt_table import table_path
 
 __all__ = ["ItemStatus", "Progress", "RunReport", "Session", "new", "open"]
 
@@ -153,7 +154,8 @@ class Session:
         if record is not None:
             path = Path(record.input.path)
             if record.kind == "series":
-                return TiltSeries(self.root, name, path, record)
+                here = table_path(self.root, name)
+                return TiltSeries(self.root, name, here if here.exists() else path, record)
             return Movie(self.root, name, path, record, record.kind)
         items = self.items
         if name in items:

@@ -57,6 +57,7 @@ class Exposures:
         given = job.settings.input.pixel_size
         self.pixel_size = sizes.pop() if sizes else table.pixel_size or given
         self._per_frame = job.settings.input.dose_per_frame
+        self._frames = [self._metric(i, "stored_frames", 1.0) for i in self._records]
 
     def _metric(self, row: int, name: str, default: float) -> float:
         value = self._records[row].metrics.get(name) if row in self._records else None
@@ -81,7 +82,11 @@ class Exposures:
     def exposure(self, row: int) -> float:
         """Of one tilt, e/Å²."""
         known = self.table.tilts[row].exposure
-        return self._metric(row, "stored_frames", 1.0) * self._per_frame if known is None else known
+        if known is not None:
+            return known
+        # one that is left out has exposed the specimen like the others
+        usual = float(np.median(self._frames)) if self._frames else 1.0
+        return self._metric(row, "stored_frames", usual) * self._per_frame
 
 
 class StackStep(Step):
