@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from weft.errors import SessionError
 from weft.session.items import Item
 from weft.session.records import Record
 from weft.session.tilt_table import TiltTable, read_table
@@ -158,17 +157,6 @@ class TiltSeries(Item):
 
     def __len__(self) -> int:
         return len(self.alignment)
-
-    def require(self, step: str) -> None:
-        """Complain if a step is not done.
-
-        Raises
-        ------
-        SessionError
-        """
-        done = self.record.steps.get(step) if self.record else None
-        if done is None or done.status != "done":
-            raise SessionError(f"{self.name}: {self.error or f'its {step} step has not run'}")
 
 
 def final_geometry(alignment: TiltAlignment, ctf: TiltCTF, hand: float) -> TiltGeometry:

@@ -58,7 +58,7 @@ def _waiting(room: Room) -> dict[str, str]:
 def _steps(room: Room, entry: Entry, record: Record | None) -> list[dict[str, Any]]:
     new = StepState("new", again=True)
     states = room.board.states(entry.name) or dict.fromkeys(steps_of("series"), new)
-    return series_details.steps(record, states)
+    return details.steps(record, states)
 
 
 @router.get("/series", responses=answers(), response_model=models.SeriesList)

@@ -20,7 +20,6 @@ from weft.web.series_heads import alignment_head
 
 if TYPE_CHECKING:
     from weft.session.board import Entry
-    from weft.session.plan import StepState
 
 __all__ = [
     "alignment",
@@ -29,7 +28,6 @@ __all__ = [
     "notes",
     "result",
     "stack_indices",
-    "steps",
     "table_of",
     "tilts",
 ]
@@ -61,11 +59,6 @@ def result(record: Record | None, step: str, name: str) -> Any:
     if done is None or done.status != "done" or name not in done.results:
         raise details.Missing(f"there is no result of the {step} step")
     return done.results[name]
-
-
-def steps(record: Record | None, states: Mapping[str, StepState]) -> list[dict[str, Any]]:
-    """How every step stands."""
-    return list(details.steps(record, states))
 
 
 def notes(record: Record | None) -> list[str]:
