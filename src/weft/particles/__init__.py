@@ -1,0 +1,1 @@
+"""Particles: sub-tomograms, series of tilt images, and averages of them."""
