@@ -1,0 +1,206 @@
+"""What a tomogram shows of a structure at a place, and how much noise: the local three-dimensional CTF.
+
+With the weights κ of :mod:`weft.tilts.gridding` for how near a coefficient lies to the section of tilt t, a
+reconstruction Σ_t κ f_t I_t / (Σ_t κ g_t + r) of images I_t = c_t d_t S + noise of variance 1/n_t keeps
+
+    H(k) = Σ_t κ f_t c_t d_t / (Σ_t κ g_t + r)        of the structure's amplitude S, and has
+    N(k) = Σ_t κ f_t² / n_t / (Σ_t κ g_t + r)²        as its noise's power
+
+(c: CTF at the place, d: what the dose has left, f: the filter of the images, g: what the sum is divided by.)
+A template is multiplied by H before it is compared; dividing template and tomogram by √N makes the noise
+white, which makes the correlation a matched filter (Turin 1960). Tegunov & Cramer 2019 do the former
+("Template matching in micrographs and tomograms").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from weft.physics.dose import dose_weight
+from weft.physics.geometry import TiltGeometry
+from weft.tilts.gridding import TiltContrast
+
+__all__ = ["LocalWeights", "Processing", "local_weights", "tile_length"]
+
+Processing = Literal["power", "amplitude", "flipped", "uncorrected"]
+
+
+@dataclass(frozen=True)
+class LocalWeights:
+    """Of one place, in the order of an rfft.
+
+    Attributes
+    ----------
+    signal : (n, n, n//2+1) float32
+        H.
+    noise : (n, n, n//2+1) float32
+        N, up to a constant; 0 where no tilt has measured anything.
+    """
+
+    signal: torch.Tensor
+    noise: torch.Tensor
+
+
+def local_weights(
+    place: torch.Tensor,
+    shape: tuple[int, int, int],
+    voxel_size: float,
+    geometry: TiltGeometry,
+    contrast: TiltContrast,
+    *,
+    thickness: float,
+    processing: Processing = "power",
+    ctf: bool = True,
+    dose: bool = True,
+    dose_weighted: bool = True,
+    cosine: bool = True,
+    regularisation: float = 0.1,
+) -> LocalWeights:
+    """H and N around a place.
+
+    Parameters
+    ----------
+    place : (3,) tensor
+        x, y, z, Å from the first voxel of the full volume.
+    shape : (int, int, int)
+        z, y, x of the box whose transform is weighted.
+    voxel_size : float
+        Å.
+    geometry, contrast
+        Of the tilt series; `contrast.weight` is the relative number of electrons n_t of each image.
+    thickness : float
+        D of κ, Å: about the template's size, so that coefficients between the sections that a template of
+        this size cannot tell apart count as seen.
+    processing : {"power", "amplitude", "flipped", "uncorrected"}
+        What the reconstruction did about the CTF: data × CTF divided by Σ CTF², by Σ |CTF|, phases flipped by
+        the CTF at the volume's centre, or nothing.
+    ctf, dose : bool
+        Whether the structure's contrast is known to be modulated by the CTF, and to be lost with the dose.
+    dose_weighted : bool
+        Whether the reconstruction weighted images by dose.
+    cosine : bool
+        Whether it weighted by the cosine of the tilt; where n_t is all ones the noise is supposed to grow so.
+    regularisation : float
+        r of the reconstruction.
+
+    Returns
+    -------
+    LocalWeights
+    """
+    defocus = geometry.project(place.cpu().double()[None])[:, 0, 2].numpy()
+    centre = geometry.defocus.numpy()
+    cos = geometry.matrices[:, 2, 2].abs().numpy() if cosine else np.ones(len(geometry))
+    tilts, lens = _table(contrast, defocus) if ctf else _no_ctf(len(geometry))
+    signal, noise = _weights(
+        shape,
+        voxel_size,
+        geometry.matrices.numpy(),
+        thickness,
+        tilts,
+        lens,
+        (centre - defocus).astype(np.float64),
+        _dose_table(contrast, voxel_size, dose),
+        contrast.weight.numpy() * cos,
+        {"power": 0, "amplitude": 1, "flipped": 2, "uncorrected": 3}[processing] if ctf else 3,
+        dose_weighted,
+        regularisation,
+    )
+    device = place.device
+    return LocalWeights(torch.from_numpy(signal).to(device), torch.from_numpy(noise).to(device))
+
+
+def tile_length(voxel_size: float, wavelength: float, phase_error: float) -> float:
+    """How long (Å) a part of the tomogram may be that has one CTF.
+
+    From its middle to its corner the defocus changes by at most half of √2 times its length (along x and the
+    beam), which at the voxels' Nyquist frequency turns the phase by π λ Δz k² ≤ `phase_error` (radians).
+    """
+    k = 0.5 / voxel_size
+    return 2.0 * phase_error / (math.sqrt(2.0) * math.pi * wavelength * k * k)
+
+
+def _table(
+    contrast: TiltContrast, defocus: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(tilts, 4): defocus, half astigmatism, angle (rad), constant phase; and λ, ½ Cs λ²."""
+    optics = contrast.optics
+    phase = np.radians(contrast.phase_shift.numpy()) + optics.amplitude_phase
+    rows = np.stack(
+        [defocus, 0.5 * contrast.astigmatism.numpy(), np.radians(contrast.angle.numpy()), phase], axis=1
+    )
+    return rows, np.array([optics.wavelength, 0.5 * optics.cs_angstrom * optics.wavelength**2])
+
+
+def _no_ctf(tilts: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A CTF of one everywhere: a phase of π/2."""
+    rows = np.zeros((tilts, 4))
+    rows[:, 3] = 0.5 * np.pi
+    return rows, np.array([0.0, 0.0])
+
+
+def _dose_table(contrast: TiltContrast, voxel_size: float, dose: bool) -> NDArray[np.float32]:
+    """(tilts, 512): what is left of the amplitude, at frequencies up to √3 times Nyquist's."""
+    k = torch.linspace(0.0, np.sqrt(3.0) * 0.5 / voxel_size, 512, dtype=torch.float64)
+    if not dose:
+        return np.ones((len(contrast.dose), 512), dtype=np.float32)
+    found = [dose_weight(k, float(d), contrast.optics.voltage, "warp") for d in contrast.dose]
+    return torch.stack(found).float().numpy()
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, counts, how, weighted, floor):  # type: ignore[no-untyped-def]
+    nz, ny, nx = shape
+    half = nx // 2 + 1
+    signal = np.zeros((nz, ny, half), dtype=np.float32)
+    noise = np.zeros((nz, ny, half), dtype=np.float32)
+    wavelength, aberration = lens
+    top = np.sqrt(3.0) * 0.5 / voxel
+    limit = 0.25 / (voxel * voxel)
+    for iz in range(nz):
+        kz = (iz if 2 * iz < nz else iz - nz) / (nz * voxel)
+        for iy in range(ny):
+            ky = (iy if 2 * iy < ny else iy - ny) / (ny * voxel)
+            for ix in range(half):
+                kx = ix / (nx * voxel)
+                if kx * kx + ky * ky + kz * kz > limit:
+                    continue
+                above, below, power = 0.0, 0.0, 0.0
+                for t in range(len(matrices)):
+                    m = matrices[t]
+                    d = abs(m[2, 0] * kx + m[2, 1] * ky + m[2, 2] * kz) * thickness
+                    if d >= 1.0:
+                        continue
+                    near = 1.0 - d
+                    u = m[0, 0] * kx + m[0, 1] * ky + m[0, 2] * kz
+                    v = m[1, 0] * kx + m[1, 1] * ky + m[1, 2] * kz
+                    k2 = u * u + v * v
+                    z = tilts[t, 0]
+                    if tilts[t, 1] != 0.0:
+                        z += tilts[t, 1] * np.cos(2.0 * (np.arctan2(v, u) - tilts[t, 2]))
+                    slope = np.pi * wavelength * k2
+                    c = np.sin(slope * (z - aberration * k2) + tilts[t, 3])
+                    decay = left[t, min(511, int(np.sqrt(k2) / top * 511.0 + 0.5))]
+                    weight = counts[t] * decay if weighted else counts[t]
+                    if how == 0:
+                        f, g = weight * c, weight * c * c
+                    elif how == 1:
+                        f, g = weight * c, weight * abs(c)
+                    elif how == 2:
+                        there = np.sin(slope * (z + offset[t] - aberration * k2) + tilts[t, 3])
+                        f, g = (weight if there >= 0.0 else -weight), 1.0
+                    else:
+                        f, g = weight, 1.0
+                    above += near * f * c * decay
+                    below += near * g
+                    power += near * f * f / counts[t] if counts[t] > 0.0 else 0.0
+                scale = 1.0 / max(below + floor, 1e-9)
+                signal[iz, iy, ix] = above * scale
+                noise[iz, iy, ix] = power * scale * scale
+    return signal, noise
