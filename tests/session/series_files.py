@@ -96,7 +96,7 @@ def angles_of(table: TiltTable) -> list[float]:
 def done(item: str, status: str = "done") -> Record:
     error = StepError("TruncatedError", "frame 2 is cut short", True) if status == "failed" else None
     step = StepRecord(status, f"print-{item}", error=error)  # type: ignore[arg-type]
-    return Record(item, "movie", FileIdentity(f"/{item}", 1, 1, ""), {"motion": step})
+    return Record(item, "tilt", FileIdentity(f"/{item}", 1, 1, ""), {"motion": step})
 
 
 def write_stack(path: Path, n: int) -> None:

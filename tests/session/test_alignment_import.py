@@ -17,7 +17,7 @@ import torch
 
 import weft
 from weft.cli import main
-from weft.errors import RequestError, SessionError
+from weft.errors import ItemError, RequestError, SessionError
 from weft.formats import aretomo, dynamo, imod, mrc, relion_tomo, warp_geometry, warp_xml
 from weft.formats.star import read_star
 from weft.physics.geometry import TiltGeometry
@@ -31,7 +31,9 @@ from weft.session.alignment_import import (
 from weft.session.alignment_sources import PROGRAMS, Program
 from weft.session.lock import SessionLock
 from weft.session.session import Session
+from weft.session.tilt_table import TiltRow, TiltTable
 from weft.session.tomogram_export import export_tomograms
+from weft.session.work import Task, work
 
 PIXEL = 5.0
 SIZE = (96, 87)  # one even and one odd side: programs differ in where the centre of an odd one is
@@ -342,6 +344,95 @@ def test_matching_survives_another_look_at_the_origins(tmp_path: Path) -> None:
     align(session)
     assert session["TS_01"].table.alignment == "tiltseries/alignments/TS_01.json"
     assert session.status()["TS_01"].steps["align"].state == "done"
+
+
+def _movie_table(names: Sequence[str], angles: Sequence[float]) -> TiltTable:
+    rows = [
+        TiltRow(angle, f"/frames/{name}.tif", name, name=f"{name}.tif", motion="done")
+        for name, angle in zip(names, angles, strict=True)
+    ]
+    return TiltTable("TS_01", "/mdoc/TS_01.mdoc", "mdoc", tuple(rows))
+
+
+def _kept(table: TiltTable, rows: Sequence[int]) -> ImportedAlignment:
+    geometry = true_geometry().select(torch.tensor(rows))
+    return ImportedAlignment.of_rows("imod", "TS_01.xf", table, rows, geometry)
+
+
+def test_an_alignment_follows_its_movies(tmp_path: Path) -> None:
+    """Rows come and go, angles are corrected, movies are named twice: every view stays with its image."""
+    names, angles = [f"TS_01_{i:03d}" for i in range(4)], [0.0, 6.0, -6.0, 12.0]
+    kept = _kept(_movie_table(names, angles), [1, 2, 3])
+    kept.write(tmp_path / "TS_01.json")
+    kept = ImportedAlignment.read(tmp_path / "TS_01.json")
+    assert kept.rows_of(_movie_table(names, angles)) == {1: 0, 2: 1, 3: 2}
+    # an exposure more at the beginning, another order
+    more = _movie_table(["new", *names[::-1]], [3.0, *angles[::-1]])
+    assert kept.rows_of(more) == {3: 0, 2: 1, 1: 2}
+    # one less, and an angle that was wrong
+    assert kept.rows_of(_movie_table(names[2:], [-7.5, 12.0])) == {0: 1, 1: 2}
+    # another exposure at the same angle is another image
+    assert kept.rows_of(_movie_table(["again", *names[2:]], angles[1:])) == {1: 1, 2: 2}
+    twice = _movie_table([*names, names[1]], [*angles, 6.5])
+    twice = replace(twice, tilts=(*twice.tilts[:4], replace(twice.tilts[4], left_out="named twice")))
+    assert kept.rows_of(twice) == {1: 0, 2: 1, 3: 2}
+    # where the series' file names no movies, the numbers in it mean nothing
+    unnamed = _movie_table(names, angles)
+    unnamed = replace(unnamed, tilts=tuple(replace(r, name=str(i)) for i, r in enumerate(unnamed.tilts)))
+    kept = _kept(unnamed, [1, 2, 3])
+    later = tuple(replace(row, name=str(i)) for i, row in enumerate(unnamed.tilts[1:]))
+    assert kept.rows_of(replace(unnamed, tilts=later)) == {0: 0, 1: 1, 2: 2}
+
+
+def test_an_alignment_follows_the_sections_of_its_stack() -> None:
+    def table(angles: Sequence[float], content: str) -> TiltTable:
+        rows = tuple(TiltRow(angle, image=i, name=str(i)) for i, angle in enumerate(angles))
+        return TiltTable("TS_01", "/TS_01.st", "stack", rows, stack="/TS_01.st", stack_content=content)
+
+    kept = _kept(table([-6.0, 0.0, 6.0], "a"), [0, 1, 2])
+    # the same images, whose angles had the wrong sign
+    assert kept.rows_of(table([6.0, 0.0, -6.0], "a")) == {0: 0, 1: 1, 2: 2}
+    # other stacks: one section less, turned round
+    assert kept.rows_of(table([0.0, 6.0], "b")) == {0: 1, 1: 2}
+    assert kept.rows_of(table([6.0, 0.0, -6.0], "b")) == {2: 0, 1: 1, 0: 2}
+    late = tuple(TiltRow(angle, image=i + 4, name=str(i)) for i, angle in enumerate([-6, 0, 5.95, 6.05]))
+    with pytest.raises(ItemError, match=r"its view at 6° could be 2 \(2\) and 3 \(3\) now; import it again"):
+        kept.rows_of(replace(table([-6.0, 0.0], "b"), tilts=late))
+
+
+def test_a_replaced_stack_is_done_again_with_the_alignment_of_its_images(tmp_path: Path) -> None:
+    """Of the same size and angles, nothing else tells; and without its first image all rows are others."""
+    session, _ = take(tmp_path, "imod", true_geometry())
+    align(session)
+    before = seen(session, "TS_01")
+    images = np.random.default_rng(4).normal(100.0, 5.0, (N, SIZE[1], SIZE[0])).astype(np.float32)
+    stack = tmp_path / "stacks" / "TS_01.st"
+    mrc.write_stack(stack, iter(images), PIXEL)
+    report = session.run(steps=["align"], workers=0, threads=1)
+    assert report.done == ["TS_01"]
+    ours = mrc.read(session["TS_01"].paths["stack"])[0]
+    np.testing.assert_allclose(ours, images)
+    assert np.abs(seen(session, "TS_01") - before).max() == 0.0
+    mrc.write_stack(stack, iter(images[1:]), PIXEL)
+    imod.write_tlt(tmp_path / "stacks" / "TS_01.rawtlt", ANGLES[1:])
+    assert session.run(steps=["align"], workers=0, threads=1).done == ["TS_01"]
+    kept = true_geometry().select(torch.arange(1, N))
+    assert np.abs(seen(session, "TS_01") - expected(session, "TS_01", kept)).max() < CLOSE
+    # a copy with another time is the same stack
+    stack.touch()
+    assert session.run(steps=["align"], workers=0, threads=1).current == ["TS_01"]
+
+
+def test_a_stack_that_changes_behind_its_table_is_not_used(tmp_path: Path) -> None:
+    session = make_session(tmp_path, ["TS_01"])
+    assert session.run(steps=["stack"], workers=0, threads=1).done == ["TS_01"]
+    source = session["TS_01"].source
+    data = (tmp_path / "stacks" / "TS_01.st").read_bytes()
+    (tmp_path / "stacks" / "TS_01.st").write_bytes(data[:2000] + b"\1" + data[2001:])
+    task = Task(str(session.root), str(source), "TS_01", "series", ("stack",), session.settings.plain())
+    session.set("tilts.most_masked", "0.2")
+    outcome = work(replace(task, settings=session.settings.plain()))
+    assert "is another file than when its table was made" in outcome.error
 
 
 # ------------------------------------------------------------------------------------------ RELION, CLI

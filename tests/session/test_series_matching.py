@@ -166,6 +166,13 @@ def test_completeness(folder: Folder) -> None:
     limits = {"quiet": 60.0, "deadline": 3600.0}
     table = folder.table()
     assert completeness(table, still=1e6, **limits) == (False, "6 of its 7 movies are still to be processed")
+    # what nobody works on is waited for until the deadline, what somebody does for ever
+    some = [row.item for row in table.waiting][:1]
+    assert completeness(table, still=1e6, to_come=some, **limits)[0] is False
+    assert completeness(table, still=1e3, to_come=(), **limits)[0] is False
+    complete, reason = completeness(table, still=1e6, to_come=(), **limits)
+    assert complete
+    assert "6 of its 7 movies have not been processed" in reason
     records = {row.item: done(row.item) for row in table.tilts if row.item}
     table = with_motion(table, records)
     lack = f"1 of its 7 movies have not arrived: {movie_names()[6]}"

@@ -127,6 +127,25 @@ def test_a_tilt_left_out_by_hand(tilt_session: Session) -> None:
     assert len(tilt_session[name]) == before - 1
 
 
+def test_a_movie_that_is_excluded_leaves_its_series(tilt_session: Session) -> None:
+    """With its reason, and comes back when it is included again; its own record stays as it is."""
+    name = _name(tilt_session)
+    before = len(tilt_session[name])
+    movie = next(tilt["item"] for tilt in tilt_session[name].tilts if tilt["used"])
+    motion = tilt_session[movie].record
+    tilt_session.select(tilt_session.selection.decide(movie, accept=False))
+    report = tilt_session.run(steps=["stack"], workers=0)
+    assert report.done == [name]
+    assert report.excluded == [movie]
+    left_out = {tilt["item"]: tilt["reason"] for tilt in tilt_session[name].tilts if not tilt["used"]}
+    assert left_out == {movie: "its movie is excluded by hand"}
+    assert tilt_session[name].metrics["tilts"] == before - 1
+    tilt_session.select(tilt_session.selection.decide(movie, accept=True))
+    assert tilt_session.run(steps=["stack"], workers=0).done == [name]
+    assert tilt_session[name].metrics["tilts"] == before
+    assert tilt_session[movie].record == motion
+
+
 def test_settings_make_stale_what_reads_them(tilt_session: Session) -> None:
     name = _name(tilt_session)
 
@@ -195,9 +214,11 @@ def test_only_one_series(tilt_frames: Path, tmp_path: Path) -> None:
 def test_movies_become_tilts_when_mdocs_come(tilt_frames: Path, tmp_path: Path) -> None:
     session = new_tilt_session(tmp_path / "session", tilt_frames, mdoc=())
     first = next(iter(session.items))
-    session.run(steps=["motion"], only=first, workers=0)
+    session.run(steps=["ctf"], only=first, workers=0)
     assert session[first].kind == "movie"
     config.edit_file(session.root, {"input.mdoc": str(tilt_frames / "mdoc")})
     report = session.run(steps=["motion"], only=first, workers=0)
     assert report.done == [first]  # a tilt's average is not dose-weighted
     assert session[first].kind == "tilt"
+    # the defocus was that of another average, and tilts get theirs with their series
+    assert set(session[first].record.steps) == {"motion"}

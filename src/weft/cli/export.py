@@ -113,3 +113,24 @@ def tomograms(
         typer.echo(problem)
     typer.echo(f"{len(report.written)} tilt series: {output}")
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def warp(
+    session: SessionArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the project.")],
+    only: OnlyOption = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy images instead of linking them.")] = False,
+    invert_angles: Annotated[
+        bool, typer.Option("--invert-angles", help="Of the specimen's mirror image, as on import.")
+    ] = False,
+) -> None:
+    """A project that WarpTools and M go on with: settings, movies, tilt series, CTF, motion, images."""
+    from weft.session.session import open as open_session
+    from weft.session.warp_project import export_warp
+
+    report = export_warp(open_session(session), output, only=only, copy=copy, invert_angles=invert_angles)
+    for line in (*report.problems, *report.notes):
+        typer.echo(line)
+    typer.echo(f"{report.movies} movies, {len(report.written)} tilt series: {output}")
+    raise typer.Exit(report.exit_code)

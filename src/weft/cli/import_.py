@@ -13,13 +13,13 @@ from weft.session.alignment_import import AlignmentImportSettings
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Take in what other programs have found: alignments of tilt series.",
+    help="Take in what other programs have found: alignments of tilt series, projects of Warp.",
 )
 
 
 @app.callback()
 def _group() -> None:
-    """Take in what other programs have found: alignments of tilt series."""
+    """Take in what other programs have found: alignments of tilt series, projects of Warp."""
 
 
 @app.command()
@@ -59,5 +59,27 @@ def alignments(
         )
         return
     report = import_alignments(opened, paths or [], AlignmentImportSettings(**settings), only)
+    typer.echo(report.describe())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def warp(
+    session: SessionArgument,
+    project: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PROJECT", help="Its warp_tiltseries.settings, or the folder with it.", show_default=False
+        ),
+    ],
+    only: Annotated[str | None, typer.Option(metavar="GLOB", help="Only series whose name matches.")] = None,
+) -> None:
+    """Go on with a project of WarpTools: its movies, tilt series, alignment and hand.
+
+    Makes the session where there is none.
+    """
+    from weft.session.warp_import import import_warp
+
+    report = import_warp(session, project, only)
     typer.echo(report.describe())
     raise typer.Exit(report.exit_code)

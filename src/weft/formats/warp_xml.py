@@ -21,8 +21,10 @@ from weft.physics.splines import evaluate_grid
 __all__ = [
     "WarpGrid",
     "WarpTiltSeries",
+    "read_grid",
     "read_warp_xml",
     "tilt_steps",
+    "write_grid",
     "write_warp_xml",
 ]
 
@@ -224,7 +226,7 @@ class _Reader:
             volume_size=self.attribute("VolumeDimensionsAngstrom", 3, None),
             image_size=self.attribute("ImageDimensionsAngstrom", 2, None),
             ctf={p.get("Name", ""): p.get("Value", "") for p in self.root.findall("CTF/Param")},
-            grids={e.tag: self.grid(e) for e in self.root if e.tag in _GRIDS},
+            grids={e.tag: read_grid(self.path, e) for e in self.root if e.tag in _GRIDS},
             attributes={k: v for k, v in self.root.items() if k not in _TYPED},
             other=[ET.tostring(e, "unicode").strip() for e in self.root if e.tag not in known],
             path=self.path,
@@ -241,13 +243,7 @@ class _Reader:
         return None if lines is None else np.array([self.number(v, f"<{name}>") for v in lines])
 
     def number(self, text: str, where: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise CorruptError(self.path, f"{where} holds {text!r}, which is no number")
-        return value
+        return _number(self.path, text, where)
 
     def attribute(self, name: str, count: int, default: tuple[float, ...] | None = (0.0,)) -> Any:
         text = self.root.get(name)
@@ -258,26 +254,36 @@ class _Reader:
             raise CorruptError(self.path, f"{name} has {len(values)} numbers, not {count}")
         return values
 
-    def grid(self, element: ET.Element) -> WarpGrid:
-        sides = ("Width", "Height", "Depth", "Duration")[
-            : 4 if element.tag.startswith("GridVolumeWarp") else 3
-        ]
-        try:
-            shape = tuple(int(element.get(side, "1")) for side in sides)[::-1]
-            values = np.full(shape, np.nan)
-            for node in element.findall("Node"):
-                place = tuple(int(node.get(axis, "0")) for axis in "XYZW"[: len(sides)])[::-1]
-                values[place] = float(node.get("Value", ""))
-        except (ValueError, IndexError) as error:
-            raise CorruptError(self.path, f"<{element.tag}> cannot be read: {error}") from error
-        if not np.isfinite(values).all():
-            raise CorruptError(
-                self.path, f"<{element.tag}> lacks {np.isnan(values).sum()} of its {values.size} values"
-            )
-        margins = tuple(
-            self.number(element.get(f"Margin{axis}", "0"), element.tag) for axis in "XYZW"[: len(sides)]
+
+def _number(path: Path, text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise CorruptError(path, f"{where} holds {text!r}, which is no number")
+    return value
+
+
+def read_grid(path: Path, element: ET.Element) -> WarpGrid:
+    """A spline grid from its element; a CorruptError names what is missing in it."""
+    sides = ("Width", "Height", "Depth", "Duration")[: 4 if element.tag.startswith("GridVolumeWarp") else 3]
+    try:
+        shape = tuple(int(element.get(side, "1")) for side in sides)[::-1]
+        values = np.full(shape, np.nan)
+        for node in element.findall("Node"):
+            place = tuple(int(node.get(axis, "0")) for axis in "XYZW"[: len(sides)])[::-1]
+            values[place] = float(node.get("Value", ""))
+    except (ValueError, IndexError) as error:
+        raise CorruptError(path, f"<{element.tag}> cannot be read: {error}") from error
+    if not np.isfinite(values).all():
+        raise CorruptError(
+            path, f"<{element.tag}> lacks {np.isnan(values).sum()} of its {values.size} values"
         )
-        return WarpGrid(values, margins)
+    margins = tuple(
+        _number(path, element.get(f"Margin{axis}", "0"), element.tag) for axis in "XYZW"[: len(sides)]
+    )
+    return WarpGrid(values, margins)
 
 
 def write_warp_xml(path: str | Path, series: WarpTiltSeries, *, sync: bool = True) -> None:
@@ -313,13 +319,14 @@ def write_warp_xml(path: str | Path, series: WarpTiltSeries, *, sync: bool = Tru
         ET.SubElement(ctf, "Param", Name=name, Value=value)
     for name, default in _GRIDS.items():
         shape = (1,) * (4 if name.startswith("GridVolumeWarp") else 3)
-        _write_grid(root, name, series.grids.get(name, WarpGrid(np.full(shape, default))))
+        write_grid(root, name, series.grids.get(name, WarpGrid(np.full(shape, default))))
     ET.indent(root, "\t")
     data = b'<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, "utf-8", xml_declaration=False)
     atomic_write_bytes(path, data, sync=sync)
 
 
-def _write_grid(root: ET.Element, name: str, grid: WarpGrid) -> None:
+def write_grid(root: ET.Element, name: str, grid: WarpGrid) -> None:
+    """Append a spline grid to an element."""
     sizes = grid.values.shape[::-1]
     element = ET.SubElement(root, name)
     for side, size in zip(("Width", "Height", "Depth", "Duration"), sizes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,9 @@ class Particle:
     Attributes
     ----------
     density : (z, y, x) float32
-        Above the threshold and free of dust, as how much it lies above it; 0 elsewhere.
+        Above the threshold and free of dust, as how much it lies above it; 0 elsewhere. Each of its voxels
+        is the mean of `step`³ of the map's.
+    step : int
     solvent : float
         The map's value outside the particle.
     threshold : float
@@ -36,21 +39,19 @@ class Particle:
     """
 
     density: torch.Tensor
+    step: int
     solvent: float
     threshold: float
     sign: int
     centre: torch.Tensor
 
-    def radius(self, centre: torch.Tensor | None = None) -> float:
-        """Voxels from a point (z, y, x; by default the centre of mass) to the outermost density."""
-        return float((self._places() - (self.centre if centre is None else centre)).norm(dim=1).max()) + 0.5
+    def radius(self, centre: torch.Tensor | None = None, part: float = 0.995) -> float:
+        """Voxels from a point (z, y, x; by default the centre of mass) that hold `part` of the density."""
+        return self._holding((self._places() - (self.centre if centre is None else centre)).norm(dim=1), part)
 
     def half_side(self, centre: torch.Tensor, part: float) -> float:
         """Half the side, in voxels, of the cube about `centre` that holds `part` of the density."""
-        reach = (self._places() - centre).abs().amax(dim=1)
-        order = reach.argsort()
-        held = self.density[self.density > 0].double()[order].cumsum(0)
-        return float(reach[order][int((held >= part * held[-1]).nonzero()[0])]) + 0.5
+        return self._holding((self._places() - centre).abs().amax(dim=1), part)
 
     def part_within(self, low: torch.Tensor, high: torch.Tensor) -> float:
         """Which part of the density lies between two corners (z, y, x; voxels)."""
@@ -60,7 +61,13 @@ class Particle:
         return float(weights[inside].sum() / weights.sum())
 
     def _places(self) -> torch.Tensor:
-        return (self.density > 0).nonzero().double()
+        return _in_map((self.density > 0).nonzero().double(), self.step)
+
+    def _holding(self, distance: torch.Tensor, part: float) -> float:
+        """The distance within which `part` of the density is."""
+        order = distance.argsort()
+        held = self.density[self.density > 0].double()[order].cumsum(0)
+        return float(distance[order][int((held >= part * held[-1]).nonzero()[0])]) + 0.5 * self.step
 
 
 def solvent_level(map_: torch.Tensor) -> float:
@@ -85,7 +92,7 @@ def otsu_threshold(values: torch.Tensor) -> float:
     return low + step * (int(between[:-1].argmax()) + 1)
 
 
-def find_particle(map_: torch.Tensor) -> Particle:
+def find_particle(map_: torch.Tensor, largest: int | None = 192) -> Particle:
     """Tell the particle from what is around it.
 
     The threshold is Otsu's among all that differs from the solvent towards the side that the strongest
@@ -94,6 +101,9 @@ def find_particle(map_: torch.Tensor) -> Particle:
     Parameters
     ----------
     map_ : (z, y, x) float
+    largest : int, optional
+        Larger maps are averaged over cubes of voxels until they are no larger, which takes away noise and
+        keeps memory small; None for never.
 
     Returns
     -------
@@ -105,7 +115,9 @@ def find_particle(map_: torch.Tensor) -> Particle:
         The map is the same everywhere.
     """
     solvent = solvent_level(map_)
-    above = map_.double() - solvent
+    step = 1 if largest is None else math.ceil(max(map_.shape) / largest)
+    coarse = map_ if step == 1 else torch.nn.functional.avg_pool3d(map_[None, None].float(), step)[0, 0]
+    above = coarse.double() - solvent
     sign = 1 if float((above**3).sum()) >= 0.0 else -1
     above = (sign * above).clamp_min(0.0)
     if float(above.max()) <= 0.0:
@@ -119,7 +131,13 @@ def find_particle(map_: torch.Tensor) -> Particle:
     masses = torch.zeros(count + 1, dtype=torch.float64, device=map_.device)
     masses.index_add_(0, label.reshape(-1), excess.reshape(-1))
     excess = excess * (masses >= _DUST * masses.max())[label]
-    return Particle(excess.float(), solvent, solvent + sign * threshold, sign, _centre_of_mass(excess))
+    centre = _in_map(_centre_of_mass(excess), step)
+    return Particle(excess.float(), step, solvent, solvent + sign * threshold, sign, centre)
+
+
+def _in_map(places: torch.Tensor, step: int) -> torch.Tensor:
+    """Places in a map from those in its averages of `step` voxels."""
+    return places * step + 0.5 * (step - 1)
 
 
 def _centre_of_mass(weights: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 #: Parts of the tomogram's own deviation, and of the greatest local one, below which a place counts as empty:
 #: single precision knows no smaller ones.
 _FLAT, _NOTHING = 1e-3, 2e-3
-_CHUNK_BYTES = 1 << 19  # of columns that go through the z passes at a time
+_CHUNK_BYTES = 1 << 20  # of columns that go through the z passes at a time
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ class _Workspace:
         self.places = (self.best.shape[0], self.best.shape[1], self.best.shape[2])
         # what has no CTF needs no more of the template than the mask shows
         self.radius = np.sqrt(3.0) * (template.reach + 1.0)
-        nz, ny, nx = self.size
+        _, ny, nx = self.size
         self.half = nx // 2 + 1
         self.columns = np.empty((self.places[0], ny, self.half), dtype=np.complex64)
         self.sums = np.zeros(3)

@@ -41,7 +41,7 @@ class MaskSettings(Settings):
     )
     soft: float = setting(
         0.0,
-        "Softness s of the edge, which falls off outside the surface as exp(-(d/s)²) up to d = 2.12 s; 0 is a "
+        "Softness s of the edge, which falls off outside the surface as exp(-(d/s)²) to d = 2.12 s; 0 is a "
         "hard edge.",
         unit="px",
         ge=0.0,
@@ -158,7 +158,8 @@ def _distance_outside(points: torch.Tensor, squares: torch.Tensor) -> torch.Tens
         value = shares.sum(dim=1, keepdim=True) - 1.0
         slope = -2.0 * (shares / (squares + t)).sum(dim=1, keepdim=True)
         t = t - value / slope
-    return (t * points / (squares + t)).norm(dim=1)
+    distance: torch.Tensor = (t * points / (squares + t)).norm(dim=1)
+    return distance
 
 
 def map_mask(map_: torch.Tensor, voxel_size: float, settings: MaskSettings) -> torch.Tensor:
@@ -181,7 +182,9 @@ def map_mask(map_: torch.Tensor, voxel_size: float, settings: MaskSettings) -> t
     Raises
     ------
     ItemError
-        The map is not of the box's size, or nothing or everything is density.
+        The map is not of the box's size.
+    SettingsError
+        Nothing or everything is density.
     """
     if tuple(map_.shape) != (settings.box,) * 3:
         raise ItemError(
@@ -189,15 +192,15 @@ def map_mask(map_: torch.Tensor, voxel_size: float, settings: MaskSettings) -> t
             "make it by `weft template create`, or give its own box"
         )
     if settings.threshold is None:
-        inside = find_particle(map_).density > 0
+        inside = find_particle(map_, largest=None).density > 0
     else:
         inside = map_ >= settings.threshold
     if not bool(inside.any()):
-        raise ItemError(
+        raise SettingsError(
             f"no voxel of the map reaches the threshold {settings.threshold:g}: its maximum is "
-            f"{float(map_.max()):g}; give a lower one"
+            f"{float(map_.max()):g}; give a lower one."
         )
     if bool(inside.all()):
-        raise ItemError("every voxel of the map counts as density: give a higher threshold")
+        raise SettingsError("every voxel of the map counts as density: give a higher threshold.")
     away = torch.from_numpy(ndimage.distance_transform_edt((~inside).cpu().numpy())).to(map_.device)
     return soft_edge((away - settings.extend / voxel_size).clamp_min(0.0), settings.soft)

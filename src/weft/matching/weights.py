@@ -27,9 +27,39 @@ from weft.physics.dose import dose_weight
 from weft.physics.geometry import TiltGeometry
 from weft.tilts.gridding import TiltContrast
 
-__all__ = ["LocalWeights", "Processing", "local_weights", "tile_length"]
+__all__ = ["Imaging", "LocalWeights", "Processing", "local_weights", "tile_length"]
 
 Processing = Literal["power", "amplitude", "flipped", "uncorrected"]
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """How a tomogram came to be.
+
+    Attributes
+    ----------
+    geometry : TiltGeometry
+        Of the tilt series; `hand` 0 gives all places a tilt's own defocus.
+    contrast : TiltContrast
+        Its `weight` is the relative number of electrons n_t of each image.
+    processing : {"power", "amplitude", "flipped", "uncorrected"}
+        What the reconstruction did about the CTF: data × CTF divided by Σ CTF², by Σ |CTF|, phases flipped by
+        the CTF at the volume's centre, or nothing.
+    has_ctf : bool
+        Whether the CTF is known.
+    dose_weighted, cosine : bool
+        Whether the reconstruction weighted images by dose, and by the cosine of their tilt.
+    regularisation : float
+        r of the reconstruction.
+    """
+
+    geometry: TiltGeometry
+    contrast: TiltContrast
+    processing: Processing = "power"
+    has_ctf: bool = True
+    dose_weighted: bool = True
+    cosine: bool = False
+    regularisation: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,10 +68,10 @@ class LocalWeights:
 
     Attributes
     ----------
-    signal : (n, n, n//2+1) float32
+    signal : (z, y, x//2+1) float32
         H.
-    noise : (n, n, n//2+1) float32
-        N, up to a constant; 0 where no tilt has measured anything.
+    noise : (z, y, x//2+1) float32
+        N, up to a constant; 0 where no tilt has measured anything, and beyond Nyquist's frequency.
     """
 
     signal: torch.Tensor
@@ -49,81 +79,70 @@ class LocalWeights:
 
 
 def local_weights(
+    imaging: Imaging,
     place: torch.Tensor,
     shape: tuple[int, int, int],
     voxel_size: float,
-    geometry: TiltGeometry,
-    contrast: TiltContrast,
-    *,
     thickness: float,
-    processing: Processing = "power",
-    ctf: bool = True,
-    dose: bool = True,
-    dose_weighted: bool = True,
-    cosine: bool = True,
-    regularisation: float = 0.1,
+    *,
+    wedge_only: bool = False,
 ) -> LocalWeights:
     """H and N around a place.
 
     Parameters
     ----------
+    imaging : Imaging
     place : (3,) tensor
         x, y, z, Å from the first voxel of the full volume.
     shape : (int, int, int)
         z, y, x of the box whose transform is weighted.
     voxel_size : float
         Å.
-    geometry, contrast
-        Of the tilt series; `contrast.weight` is the relative number of electrons n_t of each image.
     thickness : float
         D of κ, Å: about the template's size, so that coefficients between the sections that a template of
         this size cannot tell apart count as seen.
-    processing : {"power", "amplitude", "flipped", "uncorrected"}
-        What the reconstruction did about the CTF: data × CTF divided by Σ CTF², by Σ |CTF|, phases flipped by
-        the CTF at the volume's centre, or nothing.
-    ctf, dose : bool
-        Whether the structure's contrast is known to be modulated by the CTF, and to be lost with the dose.
-    dose_weighted : bool
-        Whether the reconstruction weighted images by dose.
-    cosine : bool
-        Whether it weighted by the cosine of the tilt; where n_t is all ones the noise is supposed to grow so.
-    regularisation : float
-        r of the reconstruction.
+    wedge_only : bool
+        H and N are 1 where any tilt has seen something.
 
     Returns
     -------
     LocalWeights
     """
+    geometry, contrast = imaging.geometry, imaging.contrast
     defocus = geometry.project(place.cpu().double()[None])[:, 0, 2].numpy()
-    centre = geometry.defocus.numpy()
-    cos = geometry.matrices[:, 2, 2].abs().numpy() if cosine else np.ones(len(geometry))
-    tilts, lens = _table(contrast, defocus) if ctf else _no_ctf(len(geometry))
+    count = contrast.weight.numpy().copy()
+    if imaging.cosine:
+        count *= geometry.matrices[:, 2, 2].abs().numpy()
+    with_ctf = imaging.has_ctf and not wedge_only
+    tilts, lens = _table(contrast, defocus) if with_ctf else _no_ctf(len(geometry))
     signal, noise = _weights(
         shape,
         voxel_size,
-        geometry.matrices.numpy(),
+        np.ascontiguousarray(geometry.matrices.numpy()[count > 0.0]),
         thickness,
-        tilts,
+        tilts[count > 0.0],
         lens,
-        (centre - defocus).astype(np.float64),
-        _dose_table(contrast, voxel_size, dose),
-        contrast.weight.numpy() * cos,
-        {"power": 0, "amplitude": 1, "flipped": 2, "uncorrected": 3}[processing] if ctf else 3,
-        dose_weighted,
-        regularisation,
+        (geometry.defocus.numpy() - defocus)[count > 0.0],
+        _dose_table(contrast, voxel_size, not wedge_only)[count > 0.0],
+        count[count > 0.0],
+        {"power": 0, "amplitude": 1, "flipped": 2, "uncorrected": 3}[imaging.processing] if with_ctf else 3,
+        imaging.dose_weighted,
+        imaging.regularisation if imaging.processing in ("power", "amplitude") else 0.0,
     )
+    if wedge_only:
+        signal = (noise > 0.0).astype(np.float32)
+        noise = signal
     device = place.device
     return LocalWeights(torch.from_numpy(signal).to(device), torch.from_numpy(noise).to(device))
 
 
-def tile_length(voxel_size: float, wavelength: float, phase_error: float) -> float:
+def tile_length(frequency: float, wavelength: float, phase_error: float) -> float:
     """How long (Å) a part of the tomogram may be that has one CTF.
 
     From its middle to its corner the defocus changes by at most half of √2 times its length (along x and the
-    beam), which at the voxels' Nyquist frequency turns the phase by π λ Δz k² ≤ `phase_error` (radians).
+    beam), which at a spatial frequency k (1/Å) turns the phase by π λ Δz k² ≤ `phase_error` (radians).
     """
-    k = 0.5 / voxel_size
-    return 2.0 * phase_error / (math.sqrt(2.0) * math.pi * wavelength * k * k)
+    return 2.0 * phase_error / (math.sqrt(2.0) * math.pi * wavelength * frequency * frequency)
 
 
 def _table(

@@ -257,7 +257,8 @@ def _take(
             remarks.append(f"says nothing about {angles}: leave these out (--leave-out)")
     path = session.root / FOLDER / f"{table.name}.json"
     # the file before the table that names it
-    ImportedAlignment(source.program, str(source.file), match.rows, found.geometry).write(path)
+    file = str(source.file)
+    ImportedAlignment.of_rows(source.program, file, table, match.rows, found.geometry).write(path)
     book.set_alignment(table.name, path)
     return ImportedSeries(
         table.name,

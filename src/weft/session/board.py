@@ -24,6 +24,7 @@ from weft.session.discovery import natural_key
 from weft.session.plan import Expectations, StepState, item_state, states_under
 from weft.session.records import FileIdentity, Record, Summary
 from weft.session.selection import Selection, Verdict
+from weft.session.tilt_table import table_path
 
 if TYPE_CHECKING:
     from weft.session.config import SessionSettings
@@ -199,7 +200,9 @@ class Board:
             self._entries = {name: self._made(name, there.__contains__) for name in summaries}
             source = str(self.session.store.folder)
             for name, reason in broken.items():
-                self._entries[name] = Entry(name, "movie", "", source, 0.0, None, "failed", reason)
+                series = table_path(self.session.root, name).exists()
+                kind = "series" if series else self._expectations.kind_of("movie")
+                self._entries[name] = Entry(name, kind, "", source, 0.0, None, "failed", reason)
             self._order = sorted((natural_key(name), name) for name in self._entries)
             self._touch(self._entries)
 
@@ -314,9 +317,12 @@ class Board:
         with self._lock:
             self._expectations = expectations
             changed = []
-            for name in self._summaries:
-                entry = self._made(name, lambda path: True)
-                if entry != self._entries.get(name):
+            for name, before in list(self._entries.items()):
+                if name in self._summaries:
+                    entry = self._made(name, lambda path: True)
+                else:
+                    entry = replace(before, kind=expectations.kind_of(before.kind))
+                if entry != before:
                     self._entries[name] = entry
                     changed.append(name)
             if changed:
@@ -362,7 +368,7 @@ class Board:
             state, step, reason = "processing", "", ""
         return Entry(
             name,
-            record.kind,
+            self.expectations.kind_of(record.kind),
             source.path,
             sys.intern(os.path.dirname(source.path)),
             source.mtime_ns * 1e-9,

@@ -22,6 +22,7 @@ from weft.session.plan import steps_to_run
 from weft.session.records import FileIdentity, Summary
 from weft.session.series_book import SeriesBook
 from weft.session.steps import all_steps, steps_of
+from weft.session.tilt_table import item_identity
 from weft.session.watching import Look
 from weft.session.work import Outcome, Task, killed, set_aside
 
@@ -99,6 +100,7 @@ class Dispatcher:
         self._known = {entry.source: name for name, entry in board.entries.items() if entry.source}
         self._gone: set[str] = set()
         self._tries: Counter[str] = Counter()
+        self._errors: dict[str, str] = {}
         self._replaced: set[str] = set()
         self._asked: set[str] = set()
         self._late: dict[str, _Late] = {}
@@ -122,6 +124,8 @@ class Dispatcher:
                 entry = self.board.entry(name)
                 if entry is None or name in self._in_work:
                     continue  # planned again when its work has ended
+                if entry.kind == "series" and self._why_not_yet(name, asked=rank is Rank.ASKED):
+                    continue  # planned again when its movies have been seen to
                 task = Task(
                     str(self.session.root),
                     entry.source,
@@ -160,12 +164,14 @@ class Dispatcher:
             self._remember(name)
             if outcome.error:
                 self._tries[name] += 1
+                self._errors[name] = outcome.error
             else:
                 self._tries.pop(name, None)
+                self._errors.pop(name, None)
                 self._broken, self.trouble = 0, ""
             self.pace.ended()
             self._plan(name)
-            self._take_series(self.book.follow([name], self.board.summaries()))
+            self._follow([name])
 
     def killer(self, task: Task, deaths: int) -> Outcome:
         """An item has killed its workers: set it aside."""
@@ -187,10 +193,11 @@ class Dispatcher:
     def lost_all(self) -> None:
         """The engine has broken down: what was in work is planned again."""
         with self._lock:
-            for name in list(self._in_work):
-                del self._in_work[name]
+            lost = list(self._in_work)
+            self._in_work.clear()
+            for name in lost:
                 self.board.end(name)
-                self._plan(name)
+            self.plan(lost)
 
     # ------------------------------------------------------------------ what happens
 
@@ -224,7 +231,7 @@ class Dispatcher:
                 self._note(f"{name}: its movie is {path} now")
             names = name_items(fresh, self._known)
             self._known.update({str(path): name for name, path in names.items()})
-            kind = "tilt" if self.settings.input.of_tilts else "movie"
+            kind = self.board.expectations.kind_of("movie")
             self.board.add({name: (path, fresh[path]) for name, path in names.items()}, kind)
             for name, identity in identities.items():
                 before = self.board.summary(name)
@@ -251,9 +258,9 @@ class Dispatcher:
         with self._lock:
             entries = self.board.entries
             movies = {name: Path(e.source) for name, e in entries.items() if e.kind != "series"}
-            records = self.board.summaries()
-        news = self.book.look(movies, records)
+        news = self.book.look(movies, self.board.summaries)
         with self._lock:
+            self._let_go(news.vanished)
             self._take_series(news.changed)
             for text in news.found.problems:
                 if text not in self._told:
@@ -263,8 +270,7 @@ class Dispatcher:
             for name in news.found.tables:
                 entry = self.board.entry(name)
                 if entry is not None and entry.state not in ("done", "processing"):
-                    self._plan(name)
-                    reason = self._unfinished(name)
+                    reason = self._plan(name)
                     if reason:
                         waiting[name] = reason
             return waiting
@@ -286,7 +292,7 @@ class Dispatcher:
         for name in names:
             path = self.book.path(name)
             try:
-                identity = FileIdentity.of(path)
+                identity = item_identity(path, "series")
             except OSError:
                 continue
             self._known[str(path)] = name
@@ -295,15 +301,46 @@ class Dispatcher:
             self._tries.pop(name, None)
             self._plan(name)
 
-    def _unfinished(self, name: str) -> str:
-        """Why a series is not to be processed yet; empty when it is."""
+    def _follow(self, movies: Iterable[str]) -> None:
+        """Something about these movies has changed: see anew to their series."""
+        movies = list(movies)
+        if not self.settings.input.of_tilts:
+            return
+        self._take_series(self.book.follow(movies, self.board.summaries))
+        for name in self.book.series_of(movies):
+            self._plan(name)
+
+    def _let_go(self, names: Iterable[str]) -> None:
+        """Series that nothing describes any more, and of which nothing was made."""
+        gone = [name for name in names if name not in self._in_work and self.board.summary(name) is None]
+        self.book.forget(gone)
+        for name in gone:
+            self._agenda.drop(name)
+            self._asked.discard(name)
+            self._known = {file: item for file, item in self._known.items() if item != name}
+        if gone:
+            self.board.remove(gone)
+
+    def _why_not_yet(self, name: str, *, asked: bool = False) -> str:
+        """Why a series is not to be processed yet; empty when it is.
+
+        Parameters
+        ----------
+        asked : bool
+            Somebody asks for it now: nothing that may still come is waited for.
+        """
+        table = self.book.tables.get(name)
+        if table is None:
+            return ""  # it fails with a reason of its own
         # while movies are done anew, their series would be done anew with each of them
-        movies = [row.item for row in self.book.tables[name].tilts if row.item]
-        unsettled = [movie for movie in movies if movie in self._agenda or movie in self._in_work]
+        movies = [row.item for row in table.tilts if row.item]
+        unsettled = [m for m in movies if m in self._agenda or m in self._in_work or m in self._late]
         if unsettled:
             return f"{len(unsettled)} of its {len(movies)} movies are still to be processed"
+        if asked:
+            return ""
         live = self.settings.get(LiveSettings)
-        return self.book.unfinished(name, live.series_quiet, live.series_deadline)
+        return self.book.unfinished(name, live.series_quiet, live.series_deadline, to_come=())
 
     def _miss(self, gone: Iterable[Path]) -> None:
         forgotten = []
@@ -356,7 +393,7 @@ class Dispatcher:
                 self._tries.pop(name, None)
                 if entry.state != "done":
                     self._asked.add(name)
-                self._plan(name)
+            self.plan(wanted)
 
     def _put_away(self, name: str) -> None:
         """A record that cannot be read makes room for a new one."""
@@ -364,15 +401,21 @@ class Dispatcher:
         with suppress(OSError):
             path.replace(self.session.root / "logs" / f"{name}.unreadable.json")
         self.board.forget(name)
+        kind = "series" if name in self.book.tables else self.board.expectations.kind_of("movie")
         for source in (Path(file) for file, item in self._known.items() if item == name):
             with suppress(OSError):
-                self.board.add({name: (source, source.stat().st_mtime)})
+                self.board.add({name: (source, source.stat().st_mtime)}, kind)
 
     def plan(self, names: Iterable[str]) -> None:
-        """See anew whether something is to be done about these."""
+        """See anew whether something is to be done about these, and about the series that they belong to."""
         with self._lock:
-            for name in names:
+            self.book.excluded = self.board.selection.exclude
+            names = list(names)
+            kinds = {name: entry.kind for name in names if (entry := self.board.entry(name)) is not None}
+            # a series waits for movies that are on the agenda: these must be there first
+            for name in sorted(names, key=lambda name: kinds.get(name) == "series"):
                 self._plan(name)
+            self._follow(name for name in names if kinds.get(name) != "series")
 
     def plan_all(self) -> None:
         """See anew what is to be done about every item."""
@@ -417,7 +460,7 @@ class Dispatcher:
                     self._late[name] = _Late(late.until, now + 2.0)
                     continue
                 del self._late[name]
-                self._plan(name)
+                self.plan([name])
 
     # ------------------------------------------------------------------ inside
 
@@ -426,24 +469,45 @@ class Dispatcher:
         if summary is not None:
             self._written[name] = summary
 
-    def _plan(self, name: str) -> None:
+    def _plan(self, name: str) -> str:
+        """Put an item on the agenda, or take it off; of a series, what it waits for."""
         entry = self.board.entry(name)
+        self._note_given_up(name)
         idle = entry is None or name in self.board.broken or name in self._gone or name in self._late
         if idle or entry is None or entry.state == "done" or name in self._in_work:
             self._agenda.drop(name)
-            return
-        if name in self._asked:
+            return ""
+        asked = name in self._asked
+        waits_for = self._why_not_yet(name, asked=asked) if entry.kind == "series" else ""
+        if waits_for:
+            self._agenda.drop(name)
+            return waits_for
+        if asked:
             self._agenda.put(name, Rank.ASKED, entry.mtime)
-            return
+            return ""
         tries = self._tries[name]
         rank = self._rank(name)
-        if entry.kind == "series" and name in self.book.tables and self._unfinished(name):
-            rank = None
         if rank is None or tries >= _MOST_TRIES or name in self.board.selection.exclude:
             self._agenda.drop(name)
-            return
+            return ""
         delay = _FIRST_DELAY * 2.0 ** (tries - 1) if tries else 0.0
         self._agenda.put(name, Rank.AGAIN if tries else rank, entry.mtime, delay)
+        return ""
+
+    def _note_given_up(self, name: str) -> None:
+        """Let the series of a movie know whether anybody will work on it."""
+        if name in self.board.broken:
+            why = self.board.broken[name]
+        elif name in self._gone:
+            why = "it is gone"
+        elif self._tries[name] >= _MOST_TRIES:
+            why = f"given up after {_MOST_TRIES} tries: {self._errors.get(name, 'work on it breaks down')}"
+        else:
+            why = ""
+        if why:
+            self.book.given_up[name] = why
+        else:
+            self.book.given_up.pop(name, None)
 
     def _rank(self, name: str) -> Rank | None:
         """Why something is to be done about an item; None where nothing is."""

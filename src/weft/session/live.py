@@ -269,7 +269,7 @@ class Manager:
         items = 0
         for record in self.board.summaries().values():
             content = record.input.content
-            old, new = (e.fingerprints(record.kind, content) for e in (before, after))
+            old, new = (e.fingerprints(e.kind_of(record.kind), content) for e in (before, after))
             touched = [
                 name
                 for name, wanted in new.items()

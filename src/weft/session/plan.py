@@ -11,6 +11,7 @@ from weft.session.config import SessionSettings
 from weft.session.records import FileIdentity, Record, fingerprint
 from weft.session.step import fingerprint_basis
 from weft.session.steps import all_steps
+from weft.session.tilt_table import current_input
 
 __all__ = [
     "Expectations",
@@ -68,6 +69,16 @@ class Expectations:
         self.bases = {name: fingerprint_basis(step, settings, root) for name, step in wanted.items()}
         self.reads = {name: step.reads(settings) for name, step in wanted.items()}
 
+    def kind_of(self, kind: str) -> str:
+        """What an item is under these settings: movies become tilts when the session is told of mdocs.
+
+        Parameters
+        ----------
+        kind : str
+            What it was when its record was written.
+        """
+        return kind if kind == "series" else "tilt" if self.settings.input.of_tilts else "movie"
+
     def fingerprints(self, kind: str, content: str) -> dict[str, str]:
         """The fingerprint that each step of an item would have if it ran now.
 
@@ -106,7 +117,7 @@ def step_states(
     source : FileIdentity, optional
         The input as it is now; looked at when not given.
     """
-    return states_under(Expectations(settings, root), record, source or record.input.refreshed())
+    return states_under(Expectations(settings, root), record, source or current_input(record))
 
 
 def states_under(
@@ -115,7 +126,7 @@ def states_under(
     source: FileIdentity,
     exists: Callable[[str], bool] | None = None,
 ) -> dict[str, StepState]:
-    """How every step of one of many items stands.
+    """How every step of one of many items stands, as what it is under these settings.
 
     Parameters
     ----------
@@ -126,7 +137,7 @@ def states_under(
     """
     root = expectations.root
     there = exists or (lambda path: (root / path).exists())
-    expected = expectations.fingerprints(record.kind, source.content)
+    expected = expectations.fingerprints(expectations.kind_of(record.kind), source.content)
     out: dict[str, StepState] = {}
     for name, wanted in expected.items():
         step = all_steps()[name]

@@ -23,6 +23,7 @@ from weft.session.fields import describe_all, format_value
 from weft.session.plan import Expectations, item_state, states_under
 from weft.session.records import Record
 from weft.session.selection import Judgement, Selection
+from weft.session.tilt_table import current_input
 
 if TYPE_CHECKING:
     from weft.session.config import SessionSettings
@@ -188,7 +189,7 @@ def gather(session: Session) -> Report:
 
 
 def _row(record: Record, expectations: Expectations) -> Row:
-    states = states_under(expectations, record, record.input.refreshed())
+    states = states_under(expectations, record, current_input(record))
     state = item_state(states)
     outputs: dict[str, str] = {}
     for step in record.steps.values():

@@ -24,9 +24,10 @@ from weft.session.intake import follow_moved
 from weft.session.items import Item
 from weft.session.lock import SessionLock
 from weft.session.plan import Expectations, states_under, steps_to_run
-from weft.session.records import FileIdentity, Record, Summary
+from weft.session.records import Record, Summary
 from weft.session.series_book import SeriesBook
 from weft.session.steps import steps_of, with_prerequisites
+from weft.session.tilt_table import current_input, item_identity
 from weft.session.work import Outcome, Task, killed, resolve_device, set_aside
 
 if TYPE_CHECKING:
@@ -178,7 +179,9 @@ class _Plan:
         self._expectations = Expectations(settings, session.root)
         self._book = SeriesBook(session)
         sources = session.movie_sources(records)
-        found = self._book.look(sources, records).found
+        news = self._book.look(sources, records)
+        self._book.forget(news.vanished)
+        found = news.found
         self.notes = found.problems
         items = session.items_of(records)
         self._chosen = {n: item for n, item in items.items() if only is None or fnmatchcase(n, only)}
@@ -230,7 +233,8 @@ class _Plan:
         """An item has ended; its record is in `records`."""
         if name in self._open:
             self._open.discard(name)
-            self._book.follow([name], self.records)
+            if self._settings.input.of_tilts:
+                self._book.follow([name], self.records)
             self._release()
 
     def _release(self) -> None:
@@ -257,7 +261,7 @@ class _Plan:
         if item.record is not None:
             # a moved session has its tables where it is now
             series = item.kind == "series" and item.source.exists()
-            now = FileIdentity.of(item.source) if series else item.record.input.refreshed()
+            now = item_identity(item.source, item.kind) if series else current_input(item.record)
             states = states_under(self._expectations, item.record, now)
             if not steps_to_run(states, steps, retry=self._retry):
                 failed = [states[n].reason for n in steps if n in states and states[n].state == "failed"]

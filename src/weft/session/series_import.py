@@ -6,20 +6,20 @@ docs/howto/tilt-import.md tells the rules to those who use them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 from weft.errors import WeftError
-from weft.session.records import Record
+from weft.session.records import FileIdentity, Record
 from weft.session.series_acquisition import AGAIN, REPEATED, doses, in_order, repeats
 from weft.session.series_description import DescribedTilt, SeriesDescription, stack_beside
 from weft.session.series_matching import NOT_THERE, Match, MovieIndex
 from weft.session.series_names import name_series
 from weft.session.series_origins import find_origins, why_no_origins
 from weft.session.series_reading import read_origin, read_stack
-from weft.session.tilt_table import TiltRow, TiltTable
+from weft.session.tilt_table import EXCLUDED, TiltRow, TiltTable
 
 __all__ = [
     "ImportResult",
@@ -190,8 +190,18 @@ def _table(
         series.tilt_axis,
         series.pixel_size,
         series.stack,
+        _content(series.stack),
         notes=tuple(notes),
     )
+
+
+def _content(stack: str) -> str:
+    if not stack:
+        return ""
+    try:
+        return FileIdentity.of(stack).content
+    except OSError:
+        return ""
 
 
 def _first_reasons(ordered: Sequence[DescribedTilt], matches: Sequence[Match]) -> tuple[list[str], list[int]]:
@@ -273,37 +283,64 @@ def _halves(a: TiltTable, b: TiltTable) -> bool:
     return -0.1 <= high[0] - low[-1] <= 1.5 * step
 
 
-def with_motion(table: TiltTable, records: Mapping[str, Record]) -> TiltTable:
-    """The table with the state of its movies' motion steps: fingerprints, and why they failed.
+def with_motion(
+    table: TiltTable,
+    records: Mapping[str, Record],
+    *,
+    excluded: Collection[str] = (),
+    given_up: Mapping[str, str] | None = None,
+) -> TiltTable:
+    """The table with the state of its movies' motion steps: fingerprints, and why there is none.
 
     Parameters
     ----------
     records : mapping
-        By item; with or without what is long in them.
+        By item; with or without what is long in them. What was made of a movie before it became a tilt does
+        not count: its average is weighted by dose.
+    excluded : collection of str
+        Items that people excluded: their tilts are left out for as long as they are.
+    given_up : mapping, optional
+        Items that nobody works on any more → why.
     """
+    given_up = given_up or {}
     rows = []
     for row in table.tilts:
         record = records.get(row.item) if row.item else None
-        step = record.steps.get("motion") if record else None
+        step = record.steps.get("motion") if record and record.kind == "tilt" else None
         done = step is not None and step.status == "done"
-        message = step.error.message if step is not None and not done and step.error else ""
-        failure = (message or "its motion step failed") if step is not None and not done else ""
+        failure = given_up.get(row.item, "") if row.item and not done else ""
+        if step is not None and not done:
+            failure = (step.error.message if step.error else "") or "its motion step failed"
         motion = step.fingerprint if step is not None and done else ""
-        rows.append(replace(row, motion=motion, failure=failure))
+        left_out = "" if row.left_out == EXCLUDED else row.left_out
+        if row.item in excluded:
+            left_out = left_out or EXCLUDED
+        rows.append(replace(row, motion=motion, failure=failure, left_out=left_out))
     return replace(table, tilts=tuple(rows))
 
 
-def completeness(table: TiltTable, *, still: float, quiet: float, deadline: float) -> tuple[bool, str]:
+def completeness(
+    table: TiltTable,
+    *,
+    still: float,
+    quiet: float,
+    deadline: float,
+    to_come: Collection[str] | None = None,
+) -> tuple[bool, str]:
     """Whether a series that is being recorded can be processed.
 
     Parameters
     ----------
+    table : TiltTable
     still : float
         Seconds for which neither its origin has changed nor a movie of it has come.
     quiet : float
         Seconds of that after which a series without gaps is complete.
     deadline : float
         Seconds of that after which it is taken as it is.
+    to_come : collection of str, optional
+        Items that are sure to be processed still: of all others nobody knows, and they are waited for until
+        the deadline only. All by default.
 
     Returns
     -------
@@ -311,14 +348,16 @@ def completeness(table: TiltTable, *, still: float, quiet: float, deadline: floa
     reason : str
         What it waits for, or what is missing although it counts as complete; empty where nothing is.
     """
-    n = len(table.tilts)
-    if table.waiting:
-        return False, f"{len(table.waiting)} of its {n} movies are still to be processed"
+    n, waiting = len(table.tilts), table.waiting
+    if any(to_come is None or row.item in to_come for row in waiting):
+        return False, f"{len(waiting)} of its {n} movies are still to be processed"
     missing = [row for row in table.tilts if NOT_THERE in row.left_out and AGAIN not in row.left_out]
-    lack = ""
-    if missing:
-        names = ", ".join(row.name for row in missing[:3]) + (" …" if len(missing) > 3 else "")
-        lack = f"{len(missing)} of its {n} movies have not arrived: {names}"
+    lacks = []
+    for rows, what in ((missing, "have not arrived"), (waiting, "have not been processed")):
+        if rows:
+            names = ", ".join(row.name for row in rows[:3]) + (" …" if len(rows) > 3 else "")
+            lacks.append(f"{len(rows)} of its {n} movies {what}: {names}")
+    lack = "; ".join(lacks)
     if still >= deadline:
         return True, f"{lack}; nothing has come for {still:.0f} s" if lack else ""
     if lack:

@@ -1,26 +1,33 @@
 """The table of a tilt series: which movie belongs to which tilt, at which angle, and why one does not.
 
 One JSON file a series, ``tiltseries/<name>.json``, written by whoever holds the session's lock and only
-when something in it has changed. It is the input file of the series' item: its content decides what is
-stale, so it also says which result of each movie's motion step is meant, and what people decided by hand.
+when something in it has changed. It is the input file of the series' item: what of it matters to results
+(:meth:`TiltTable.content`) decides what is stale, so it also says which result of each movie's motion step is
+meant, which content of a stack, and what people decided by hand.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from weft.errors import SessionError
 from weft.formats.atomic import atomic_write_text
+from weft.session.records import FileIdentity, Record, fingerprint
 
 __all__ = [
+    "EXCLUDED",
     "FOLDER",
     "Origin",
     "TiltRow",
     "TiltTable",
+    "current_input",
+    "item_identity",
     "read_table",
     "read_tables",
     "table_path",
@@ -29,6 +36,8 @@ __all__ = [
 
 #: Where the tables are, in the session.
 FOLDER = "tiltseries"
+#: Why a tilt is left out whose movie was excluded by hand.
+EXCLUDED = "its movie is excluded by hand"
 
 Origin = Literal["mdoc", "stack", "tomostar", "relion"]
 
@@ -54,7 +63,7 @@ class TiltRow:
     date : str
         ISO; empty where the origin does not say.
     left_out : str
-        Why it takes no part, found on import: no movie, taken again, named twice ...
+        Why it takes no part, found on import: no movie, taken again, named twice ...; or `EXCLUDED`.
     decision : bool or None
         By hand: True keeps it whatever its image looks like, False leaves it out; None leaves it to Weft.
     motion : str
@@ -107,6 +116,8 @@ class TiltTable:
         Å, as the origin says; of stacks, of the stack.
     stack : str
         The images, for series that come as stacks.
+    stack_content : str
+        Hash of that file; empty where it cannot be read.
     alignment : str
         An alignment made elsewhere, imported: path relative to the session; its content counts.
     alignment_content : str
@@ -122,6 +133,7 @@ class TiltTable:
     tilt_axis: float | None = None
     pixel_size: float | None = None
     stack: str = ""
+    stack_content: str = ""
     alignment: str = ""
     alignment_content: str = ""
     notes: tuple[str, ...] = field(default=())
@@ -130,6 +142,30 @@ class TiltTable:
     def waiting(self) -> list[TiltRow]:
         """Tilts whose movies are still to be processed."""
         return [row for row in self.tilts if row.waiting]
+
+    @property
+    def content(self) -> str:
+        """Hash of what matters to results: not where files lie, nor what is only told to people."""
+        rows = [
+            {
+                "name": row.name,
+                "angle": row.angle,
+                "image": row.image,
+                # one that takes no part has exposed the specimen, too
+                "dose": [row.exposure, row.prior_dose],
+                "date": row.date,
+                "decision": row.decision,
+                "average": [row.item, row.motion] if row.usable else None,
+            }
+            for row in self.tilts
+        ]
+        whole = {
+            "tilt_axis": self.tilt_axis,
+            "pixel_size": self.pixel_size,
+            "stack": self.stack_content if self.stack else None,
+            "alignment": self.alignment_content if self.alignment else None,
+        }
+        return fingerprint({"tilts": rows, **whole})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -196,3 +232,35 @@ def write_table(root: Path, table: TiltTable) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, text)
     return True
+
+
+@lru_cache(maxsize=4096)
+def _content(path: str, size: int, mtime_ns: int) -> str:
+    return read_table(Path(path)).content
+
+
+def item_identity(path: str | Path, kind: str) -> FileIdentity:
+    """The file of an item: of a series, the table with the content that matters to results.
+
+    Raises
+    ------
+    OSError
+    """
+    if kind != "series":
+        return FileIdentity.of(path)
+    stat = os.stat(path)
+    try:
+        content = _content(str(path), stat.st_size, stat.st_mtime_ns)
+    except SessionError:
+        return FileIdentity.of(path)  # its first step says what is wrong
+    return FileIdentity(str(path), stat.st_size, stat.st_mtime_ns, content)
+
+
+def current_input(record: Record) -> FileIdentity:
+    """The file of a record's item as it is now; as the record has it where it is gone."""
+    if record.kind != "series":
+        return record.input.refreshed()
+    try:
+        return item_identity(record.input.path, record.kind)
+    except OSError:
+        return record.input

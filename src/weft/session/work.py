@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from weft.errors import InputFileError, SettingsError, WeftError
+from weft.errors import InputFileError, SessionError, SettingsError, WeftError
 from weft.session.config import from_plain
 from weft.session.plan import expected_fingerprints, step_states, steps_to_run
 from weft.session.records import FileIdentity, Record, RecordStore, StepError, StepRecord
 from weft.session.step import Job, plain_values
-from weft.session.steps import all_steps
+from weft.session.steps import all_steps, steps_of
+from weft.session.tilt_table import item_identity
 
 __all__ = ["Outcome", "Task", "killed", "resolve_device", "set_aside", "set_threads", "warm_up", "work"]
 
@@ -134,7 +135,7 @@ def work(task: Task) -> Outcome:
         return Outcome(task.item, tuple(done), error, step, time.perf_counter() - start)
 
     try:
-        source = FileIdentity.of(task.source)
+        source = item_identity(task.source, task.kind)
     except OSError as error:
         text = f"{task.source}: cannot be read ({error.strerror}); bring it back or exclude the item."
         # what was found out about it earlier stays true
@@ -147,7 +148,7 @@ def work(task: Task) -> Outcome:
             )
         return finished([], text, task.steps[0])
 
-    record = Record(task.item, task.kind, source) if record is None else replace(record, kind=task.kind)
+    record = Record(task.item, task.kind, source) if record is None else _as_kind(record, task.kind)
     states = step_states(record, settings, root, source)
     todo = steps_to_run(states, task.steps, retry=task.retry)
     expected = expected_fingerprints(task.kind, source, settings, root)
@@ -189,6 +190,14 @@ def work(task: Task) -> Outcome:
     return finished(done)
 
 
+def _as_kind(record: Record, kind: str) -> Record:
+    """A record without the steps that items of its kind do not have: a tilt is no micrograph any more."""
+    if record.kind == kind:
+        return record
+    steps = {name: step for name, step in record.steps.items() if name in steps_of(kind)}
+    return replace(record, kind=kind, steps=steps)
+
+
 def killed(deaths: int, how: str) -> str:
     """Why an item that has killed its workers is set aside; `how` to try it again."""
     return (
@@ -202,10 +211,11 @@ def set_aside(task: Task, reason: str) -> Outcome:
     root, store = Path(task.root), RecordStore(Path(task.root))
     settings = from_plain(task.settings)
     try:
-        source = FileIdentity.of(task.source)
-    except OSError:
+        source = item_identity(task.source, task.kind)
+        known = store.read(task.item)
+    except (OSError, SessionError):
         return Outcome(task.item, (), reason, task.steps[0])
-    record = store.read(task.item) or Record(task.item, task.kind, source)
+    record = Record(task.item, task.kind, source) if known is None else _as_kind(known, task.kind)
     expected = expected_fingerprints(task.kind, source, settings, root)
     states = step_states(record, settings, root, source)
     step = (steps_to_run(states, task.steps, retry=True) or task.steps)[0]

@@ -48,9 +48,8 @@ class AlignStep(Step):
         table = read_table(job.source)
         if table.alignment:
             imported = ImportedAlignment.read(job.root / table.alignment)
-            found = imported.of_tilts(
-                [tilt["index"] for tilt in tilts], angles, image_size, pixel_size, settings
-            )
+            rows = [tilt["index"] for tilt in tilts]
+            found = imported.of_tilts(table, rows, angles, image_size, pixel_size, settings)
         else:
             axis = _axis(job.settings, stack.results)
             found = _align(job, angles, pixel_size, axis, settings)

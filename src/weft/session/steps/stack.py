@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from weft.errors import ItemError
 from weft.formats import imod, mrc
 from weft.session.pictures import thumbnail, write_png
-from weft.session.records import Record, RecordStore
+from weft.session.records import FileIdentity, Record, RecordStore
 from weft.session.step import Job, Step, StepResult
 from weft.session.tilt_table import TiltRow, TiltTable, read_table
 from weft.settings import Settings
@@ -39,6 +39,11 @@ class Exposures:
         self.table = table
         self._root = job.root
         self._stack = mrc.MrcStack(table.stack) if table.stack else None
+        if table.stack_content and FileIdentity.of(table.stack).content != table.stack_content:
+            raise ItemError(
+                f"{table.name}: {table.stack} is another file than when its table was made; run the session "
+                "again"
+            )
         store = RecordStore(job.root)
         self._records: dict[int, Record] = {}
         for i, row in enumerate(table.tilts):

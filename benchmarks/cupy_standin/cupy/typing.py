@@ -1,0 +1,5 @@
+"""cupy.typing."""
+
+from numpy.typing import NDArray
+
+__all__ = ["NDArray"]

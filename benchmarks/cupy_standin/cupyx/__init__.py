@@ -1,0 +1,1 @@
+"""cupyx: its Fourier transforms only."""

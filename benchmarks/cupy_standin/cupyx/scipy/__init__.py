@@ -1,0 +1,1 @@
+"""cupyx.scipy: its Fourier transforms only."""
