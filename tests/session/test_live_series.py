@@ -247,6 +247,41 @@ def test_after_a_change_of_settings_a_series_comes_after_its_movies(done: Desk) 
     assert names(done.work()) == [SERIES]
 
 
+def test_a_series_on_the_agenda_waits_for_a_movie_that_is_replaced(done: Desk) -> None:
+    config.edit_file(done.session.root, {"alignment.thickness": "1000"})
+    done.dispatcher.set_settings(done.session.settings)
+    path = done.folder.frames / movie_names()[4]
+    path.write_text("another")
+    done.dispatcher.take_in(Look((path,), {}, ()))
+    task = done.dispatcher.next()
+    assert task is not None
+    assert task.item == MOVIES[4]
+    assert done.dispatcher.next() is None
+    done.finish(task)
+    assert names(done.work()) == [SERIES]
+
+
+def test_a_movie_that_fails_again_lets_its_series_go_on(done: Desk) -> None:
+    """Nothing is new in the table then."""
+    task = replace(_task(done, MOVIES[4]), retry=True)
+    done.finish(task, "failed")
+    assert names(done.work()) == [SERIES]
+    config.edit_file(done.session.root, {"alignment.thickness": "1000"})
+    done.dispatcher.retry([MOVIES[4]])
+    done.dispatcher.set_settings(done.session.settings)
+    again = done.dispatcher.next()
+    assert again is not None
+    assert again.item == MOVIES[4]
+    assert done.dispatcher.next() is None
+    done.finish(again, "failed")
+    assert names(done.work()) == [SERIES]
+
+
+def _task(desk: Desk, item: str) -> Task:
+    source = str(desk.folder.frames / f"{item}.tif")
+    return Task(str(desk.session.root), source, item, "tilt", ("motion",), desk.session.settings.plain())
+
+
 def test_asked_for_by_hand_a_series_waits_for_its_movies(done: Desk) -> None:
     config.edit_file(done.session.root, {"motion.range_max": "12"})
     done.dispatcher.set_settings(done.session.settings)
@@ -298,10 +333,8 @@ def test_a_broken_record_keeps_its_kind(done: Desk, name: str, kind: str) -> Non
 
 
 def test_setting_aside_keeps_the_kind(done: Desk) -> None:
-    path = done.folder.frames / movie_names()[0]
-    plain = done.session.settings.plain()
     store = done.session.store
-    task = Task(str(done.session.root), str(path), MOVIES[0], "tilt", ("motion",), plain)
+    task = _task(done, MOVIES[0])
     record = store.read(MOVIES[0])
     assert record is not None
     store.write(replace(record, kind="movie"))  # of a time before the mdocs

@@ -249,6 +249,23 @@ def test_imods_files(reference_data: Path, tmp_path: Path) -> None:
     assert source(tmp_path, tilts=tlt, defocus=plain, **OPTICS).has_ctf
 
 
+def test_imods_ranges_of_views(folder: Path) -> None:
+    """A value that was found from several views is that of their middle; single views may not be missing."""
+    place = folder / "a.defocus"
+    place.write_text("1 11 -20.0 0.0 3000.0 2\n6 16 -10 10 3100\n11 41 0 60 3200\n")
+    found = source(folder, defocus=str(place), **OPTICS).geometry.defocus
+    assert found[[0, 5, 10, 40]].tolist() == [30000.0, 30000.0, 31000.0, 32000.0]
+    assert float(found[7]) == pytest.approx(30400.0)
+    for text, words in (
+        ("1 1 -20.0 -20.0 3000.0 2\n41 41 60 60 3200\n", "no defocus for view 2"),
+        ("1 41 -20.0 60.0 3000.0 2\n1 41 -20 60 3200\n", "two values"),
+        ("1 20 -20.0 20.0 3000.0 2\n", "defocus for 20 tilts"),
+    ):
+        place.write_text(text)
+        with pytest.raises(FormatError, match=words):
+            source(folder, defocus=str(place), **OPTICS)
+
+
 def test_relions_table(reference_data: Path, tmp_path: Path) -> None:
     """EMPIAR-10164: rec_TS_03.mrc and tomograms.star, whose hand is -1."""
     star = reference_data / "real/TomoBabel__cets-relion/Denoise/job008/tomograms.star"

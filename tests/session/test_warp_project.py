@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -216,14 +218,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         model = MotionModel(2, (96 * PIXEL, 96 * PIXEL), rng.normal(0, 4, (2, 2)))
         results = {**step.results, "model": model.to_dict()}
         store.write(replace(record, steps={"motion": replace(step, results=results)}))
-    # as current as the table is now, whatever identifies it
+    make_current(found.root)
+    return found
+
+
+def make_current(root: Path) -> None:
+    """The series' steps are as current as its table is now, whatever identifies that."""
+    store = RecordStore(root)
     record = store.read(NAME)
     assert record is not None
     identity = item_identity(record.input.path, "series")
-    prints = expected_fingerprints("series", identity, weft.open(found.root).settings, found.root)
+    prints = expected_fingerprints("series", identity, weft.open(root).settings, root)
     steps = {name: replace(step, fingerprint=prints[name]) for name, step in record.steps.items()}
     store.write(replace(record, input=identity, steps=steps))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -281,8 +288,13 @@ def test_places_and_ctf_are_ours(made: Made, project: Path) -> None:
     assert abs(dimensions[2] * PIXEL - series.volume_size[2]) <= 2 * PIXEL
 
 
-def test_warpylib_reads_it(made: Made, project: Path) -> None:
-    """Warp's own Python library, where it is installed."""
+def test_warpylib_reads_it(made: Made, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warp's own Python library, where it is installed, finds our places."""
+    try:
+        importlib.import_module("torch_projectors")
+    except (ImportError, OSError):
+        # its compiled part loads with few versions of torch only, and geometry does not use it
+        monkeypatch.setitem(sys.modules, "torch_projectors", ModuleType("torch_projectors"))
     warpylib = pytest.importorskip("warpylib")
     theirs = warpylib.TiltSeries(path=str(project / "warp_tiltseries" / f"{NAME}.tomostar"))
     series = weft.open(made.root)[NAME]
@@ -302,6 +314,31 @@ def test_mirrored_and_copied(made: Made, tmp_path: Path) -> None:
     xyz = np.random.default_rng(2).uniform(0, 1, (12, 3)) * series.volume_size
     flipped = xyz * [1, 1, -1] + [0, 0, series.volume_size[2]]
     np.testing.assert_allclose(warp_geometry.positions(written, flipped), series.project(xyz), atol=1e-6)
+
+
+def test_a_series_that_came_as_a_stack(tmp_path: Path) -> None:
+    """Warp wants a file for every tilt: sections of the stack, under names of their own."""
+    found = make(tmp_path / "session", tilts=5)
+    store = RecordStore(found.root)
+    record = store.read(NAME)
+    assert record is not None
+    step = record.steps["stack"]
+    tilts = [{**tilt, "item": ""} for tilt in step.results["tilts"]]
+    changed = replace(step, results={**step.results, "tilts": tilts})
+    store.write(replace(record, steps={**record.steps, "stack": changed}))
+    make_current(found.root)
+    report = export_warp(weft.open(found.root), tmp_path / "p")
+    assert (report.movies, report.problems) == (0, [])
+    table = read_tomostar(tmp_path / f"p/tomostar/{NAME}.tomostar")
+    assert table.movies == [f"../warp_frameseries/{NAME}_{i:03d}.mrc" for i in range(4)]
+    stack = mrc.read(tmp_path / f"p/warp_tiltseries/tiltstack/{NAME}/{NAME}.st")[0]
+    for i, section in enumerate(stack):
+        average = mrc.read(tmp_path / f"p/warp_frameseries/average/{NAME}_{i:03d}.mrc")[0]
+        np.testing.assert_array_equal(average, section)
+    assert not (tmp_path / "p/warp_frameseries.settings").exists()
+    # and back: the averages are its movies
+    again = import_warp(tmp_path / "new", tmp_path / "p")
+    assert again.alignments.imported[0].tilts == 4
 
 
 def test_refusals(made: Made, tmp_path: Path) -> None:
@@ -357,6 +394,31 @@ def test_a_session_from_a_project(made: Made, project: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(imported.geometry.angles[order], original.angles[kept], atol=1e-6)
     np.testing.assert_allclose(imported.geometry.shift[order], original.shift[kept], atol=1e-6)
     np.testing.assert_allclose(imported.geometry.axis[order], original.axis, atol=1e-6)
+
+
+def test_a_session_of_the_movies(project: Path, tmp_path: Path) -> None:
+    """Where the movies are, they are taken, with binning, dose, EER groups and gain as Warp reads them."""
+    place = usable(project, tmp_path)
+    (place / "frames").mkdir()
+    for file in (place / "warp_frameseries").glob("*.xml"):
+        (place / "frames" / f"{file.stem}.eer").touch()
+    path = place / "warp_frameseries.settings"
+    settings = read_warp_settings(path)
+    settings.sections["Import"] |= {
+        "Extension": "*.eer", "EERGroupFrames": "-12", "BinTimes": "1", "CorrectGain": "True",
+        "GainPath": "gain.mrc", "DefectsPath": "gone.txt", "GainFlipX": "True",
+    }  # fmt: skip
+    write_warp_settings(path, settings)
+    (place / "frames" / "gain.mrc").touch()
+    report = import_warp(tmp_path / "new", place)
+    session = weft.open(tmp_path / "new")
+    given = session.settings.input
+    assert given.frames == (str(place / "frames" / "*.eer"),)
+    assert (given.dose_per_frame, given.eer_groups) == (1.5, 12)
+    assert (given.gain, given.gain_flip_x) == (str(place / "frames" / "gain.mrc"), True)
+    assert session.settings.plain()["average"]["bin"] == 2.0
+    assert any("gone.txt is not there" in note for note in report.notes)
+    assert [series.how for series in report.alignments.imported] == ["by the movies' names"]
 
 
 def test_into_the_session_that_it_came_from(made: Made, project: Path, tmp_path: Path) -> None:

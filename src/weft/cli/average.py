@@ -14,6 +14,7 @@ from weft.session.averages import AverageSettings
 
 if TYPE_CHECKING:
     from weft.particles.alignment import Iteration
+    from weft.particles.fsc import FSC
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -112,7 +113,7 @@ def average(
     first, second = result.average.particles
     fsc = result.average.fsc
     typer.echo(
-        f"resolution {_angstrom(fsc.resolution(0.143))} at FSC 0.143, {_angstrom(fsc.resolution(0.5))} "
+        f"resolution {_resolution(fsc, 0.143)} at FSC 0.143, {_resolution(fsc, 0.5)} "
         f"at 0.5, from {first} + {second} particles"
     )
     typer.echo(f"map: {paths['map']}")
@@ -154,9 +155,7 @@ def _is_aligned(series: Any) -> bool:
 
 def _tell(done: Iteration) -> None:
     """A line a round."""
-    curve = (
-        f"FSC 0.143 at {_angstrom(done.fsc.resolution(0.143))}, 0.5 at {_angstrom(done.fsc.resolution(0.5))}"
-    )
+    curve = f"FSC 0.143 at {_resolution(done.fsc, 0.143)}, 0.5 at {_resolution(done.fsc, 0.5)}"
     if done.number == 0:
         typer.echo(f"as given: {curve}")
         return
@@ -166,8 +165,13 @@ def _tell(done: Iteration) -> None:
     )
 
 
-def _angstrom(value: float) -> str:
-    return "nothing in common" if value == float("inf") else f"{value:.1f} Å"
+def _resolution(fsc: FSC, threshold: float) -> str:
+    found = fsc.resolution(threshold)
+    if found == float("inf"):
+        return "nothing in common"
+    # a curve that never falls says what the pixels allow
+    finest = 1.0 / float(fsc.k[-1])
+    return f"{found:.1f} Å" if found > 1.0001 * finest else f"{found:.1f} Å (the finest of these pixels)"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from weft.cli.options import settings_options
 from weft.matching.candidates import CandidateSettings
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from weft.cli.options import SessionArgument
+from weft.cli.options import SessionArgument, settings_options
+from weft.cli.progress import duration
+from weft.session.subtomogram_export import ParticleExportSettings
 
 ProjectOption = Annotated[
     Path | None,
@@ -15,6 +19,24 @@ ProjectOption = Annotated[
 ]
 
 OnlyOption = Annotated[str | None, typer.Option(metavar="GLOB", help="Only series whose name matches.")]
+
+_EVERY = 5.0  # seconds between two lines of progress
+
+
+def _counted(what: str) -> Callable[[int, int], None]:
+    """Says how many are done, at what rate, and when the rest will be."""
+    begin = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _EVERY and done < total:
+            last, each = now, (now - begin) / done
+            left = duration(each * (total - done))
+            typer.echo(f"[{done}/{total}] {what} ({60.0 / each:.0f}/min, {left} left)", err=True)
+
+    return show
+
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Write results for other programs.")
 
@@ -133,4 +155,53 @@ def warp(
     for line in (*report.problems, *report.notes):
         typer.echo(line)
     typer.echo(f"{report.movies} movies, {len(report.written)} tilt series: {output}")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+@settings_options(ParticleExportSettings)
+def subtomograms(
+    session: SessionArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
+    template: Annotated[
+        str | None,
+        typer.Option(help="Stem of the template whose candidates are exported; not needed if there is one."),
+    ] = None,
+    particles: Annotated[
+        Path | None,
+        typer.Option(help="Export these instead: a STAR file of any program, or Dynamo's table (.tbl)."),
+    ] = None,
+    coordinate_pixel: Annotated[
+        float | None,
+        typer.Option(metavar="A", help="Å: of coordinates in pixels, where their file does not say it."),
+    ] = None,
+    only: OnlyOption = None,
+    project: ProjectOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    settings: Any = None,
+) -> None:
+    """Particles cut from tilt images: sub-volumes with CTF volumes, or stacks of tilt images, with tables."""
+    from weft.session.session import open as open_session
+    from weft.session.subtomogram_export import export_subtomograms, find_particles
+    from weft.session.work import resolve_device
+
+    opened = open_session(session)
+    found = find_particles(
+        opened, template=template, particles=particles, only=only, pixel_size=coordinate_pixel
+    )
+    report = export_subtomograms(
+        opened,
+        output,
+        found,
+        ParticleExportSettings(**settings),
+        only=only,
+        project=project,
+        device=resolve_device(device),
+        progress=_counted("particles"),
+    )
+    for line in (*report.problems, *report.notes):
+        typer.echo(line)
+    for why, count in report.skipped.items():
+        typer.echo(f"{count} particles left out: {why}")
+    typer.echo(f"{report.count} particles of {len(report.written)} tomograms: {report.path or output}")
     raise typer.Exit(report.exit_code)

@@ -21,7 +21,7 @@ from weft.matching.weights import Imaging, LocalWeights, local_weights
 from weft.physics import fourier
 
 if TYPE_CHECKING:
-    from weft.matching.search import Plan, SearchSettings
+    from weft.matching.plan import Plan, SearchSettings
 
 __all__ = ["Filters", "measure_filters", "phase_randomised", "radial_gain"]
 
@@ -245,7 +245,8 @@ def radius(shape: tuple[int, int, int], voxel_size: float) -> torch.Tensor:
     z = torch.fft.fftfreq(shape[0], voxel_size)[:, None, None]
     y = torch.fft.fftfreq(shape[1], voxel_size)[:, None]
     x = torch.fft.rfftfreq(shape[2], voxel_size)
-    return (z * z + y * y + x * x).sqrt()
+    k: torch.Tensor = (z * z + y * y + x * x).sqrt()
+    return k
 
 
 def radial_gain(k: torch.Tensor, low_pass: float, high_pass: float) -> torch.Tensor:

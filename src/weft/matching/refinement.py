@@ -8,7 +8,9 @@ neighbours in all six directions. The score is the search's own, so that refined
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +20,11 @@ from numpy.typing import NDArray
 
 from weft.matching.angles import euler_angles, nearby, small_rotations
 from weft.matching.kernel import MaskedTemplate, centre_of
+from weft.matching.matcher import Matcher
+from weft.matching.parts import Block
 from weft.physics.geometry import euler_matrix
 
-__all__ = ["Refined", "refine_place"]
+__all__ = ["Refined", "refine_places"]
 
 _RANGE = 2  # voxels around the best place that are looked at
 _LEVELS = 3  # halvings of the step
@@ -28,20 +32,80 @@ _LEVELS = 3  # halvings of the step
 
 @dataclass(frozen=True)
 class Refined:
-    """One refined place.
+    """Refined places.
 
     Attributes
     ----------
-    shift : (float, float, float)
-        x, y, z, voxels from the place that was given.
-    euler : (float, float, float)
+    xyz : (n, 3) float64
+        Voxels of the tomogram.
+    euler : (n, 3) float64
         rot, tilt, psi, degrees.
-    score : float
+    score : (n,) float64
     """
 
-    shift: tuple[float, float, float]
-    euler: tuple[float, float, float]
-    score: float
+    xyz: NDArray[np.float64]
+    euler: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+def refine_places(
+    matcher: Matcher,
+    places: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    progress: Callable[[float], None] | None = None,
+) -> Refined:
+    """Refine what a search has found, each place with the CTF that it has itself.
+
+    Parameters
+    ----------
+    matcher : Matcher
+        That of the search.
+    places : (n, 3) array
+        z, y, x, voxels of the tomogram.
+    numbers : (n,) array
+        Of the orientations that were best, rows of `matcher.plan.rotations`.
+    progress : callable, optional
+        Takes the fraction that is done.
+
+    Returns
+    -------
+    Refined
+        In the order given.
+    """
+    plan = matcher.plan
+    fine = [matcher.fine(index) for index in range(len(matcher.templates))]
+    around = plan.reach + _RANGE
+    side = 2 * _RANGE + 1
+    size = 2 * around + 1
+    done, lock = 0, threading.Lock()
+
+    def one(item: int) -> tuple[list[float], list[float], float]:
+        nonlocal done
+        z, y, x = (int(v) for v in places[item])
+        index = int(plan.owner[int(numbers[item])])
+        block = Block((z - _RANGE, y - _RANGE, x - _RANGE), (side, side, side), (size, size, size))
+        patch = matcher.filtered(block)
+        weights = matcher.prepared_weights(index, matcher.place(block))
+        start = plan.rotations[int(numbers[item])]
+        shift, euler, score = _refine(patch, fine[index], weights, start, plan.steps[index])
+        if progress is not None:
+            with lock:
+                done += 1
+                progress(done / len(places))
+        return [v + d for v, d in zip((x, y, z), shift, strict=True)], euler, score
+
+    threads = torch.get_num_threads()
+    if threads == 1 or len(places) < 2:
+        found = [one(item) for item in range(len(places))]
+    else:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            found = list(pool.map(one, range(len(places))))
+        torch.set_num_threads(threads)
+    return Refined(
+        np.array([f[0] for f in found], dtype=np.float64).reshape(-1, 3),
+        np.array([f[1] for f in found], dtype=np.float64).reshape(-1, 3),
+        np.array([f[2] for f in found], dtype=np.float64),
+    )
 
 
 class _Patch:
@@ -87,60 +151,35 @@ class _Patch:
         return self._sums(kernel.astype(np.float32), self.spectrum) * inverse
 
 
-def refine_place(
+def _refine(
     patch: torch.Tensor,
     template: MaskedTemplate,
     weights: torch.Tensor | None,
-    euler: tuple[float, float, float],
+    euler: torch.Tensor,
     step: float,
-) -> Refined:
-    """Refine one place.
-
-    Parameters
-    ----------
-    patch : (m, m, m) float32
-        The filtered tomogram around the place, which is at the centre (m odd): as wide as the mask and a few
-        voxels more on either side.
-    template : MaskedTemplate
-    weights : (n, n, n//2+1) float32, optional
-        By which the turned template's transform is multiplied.
-    euler : (float, float, float)
-        rot, tilt, psi, degrees: the search's best.
-    step : float
-        Degrees between the search's orientations.
-
-    Returns
-    -------
-    Refined
-    """
-    look = _Patch(patch.numpy(), template, None if weights is None else weights.numpy())
-    matrix = euler_matrix(*torch.tensor(euler, dtype=torch.float64))
-    middle = look.places // 2
-    window = slice(max(0, middle - _RANGE), middle + _RANGE + 1)
-    offset = window.start - middle
+) -> tuple[list[float], list[float], float]:
+    """One place: x, y, z in voxels from the patch's centre, rot, tilt, psi, and the score."""
+    look = _Patch(patch.cpu().numpy(), template, None if weights is None else weights.cpu().numpy())
+    matrix = euler_matrix(*euler)
 
     def best(candidate: torch.Tensor) -> tuple[float, NDArray[np.float32]]:
-        scores = look.scores(candidate)[window, window, window]
+        scores = look.scores(candidate)
         return float(scores.max()), scores
 
     top, scores = best(matrix)
     for level in range(1, _LEVELS + 1):
         turns = nearby(step / 2**level)
-        while True:
-            # one axis at a time and all corners: 26 neighbours
+        for _ in range(3 if level == 1 else 1):
             found = [best(turn @ matrix) for turn in turns]
             index = int(np.argmax([value for value, _ in found]))
             if found[index][0] <= top:
                 break
             top, scores = found[index]
             matrix = turns[index] @ matrix
-            if level > 1:
-                break
     matrix, top, scores = _top_of_turns(matrix, step / 2**_LEVELS, top, scores, best)
     place, height = _top_of_places(scores)
-    z, y, x = (p + offset for p in place)
-    rot, tilt, psi = euler_angles(matrix).tolist()
-    return Refined((x, y, z), (rot, tilt, psi), max(height, top))
+    z, y, x = (p - _RANGE for p in place)
+    return [x, y, z], euler_angles(matrix).tolist(), max(height, top)
 
 
 def _top_of_turns(

@@ -51,6 +51,8 @@ class Imaging:
         Whether the reconstruction weighted images by dose, and by the cosine of their tilt.
     regularisation : float
         r of the reconstruction.
+    dose_model : {"warp", "grant", "none"}
+        How signal is lost with dose; none where the dose is not known.
     """
 
     geometry: TiltGeometry
@@ -60,6 +62,7 @@ class Imaging:
     dose_weighted: bool = True
     cosine: bool = False
     regularisation: float = 0.1
+    dose_model: Literal["warp", "grant", "none"] = "warp"
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def local_weights(
         tilts[count > 0.0],
         lens,
         (geometry.defocus.numpy() - defocus)[count > 0.0],
-        _dose_table(contrast, voxel_size, not wedge_only)[count > 0.0],
+        _dose_table(contrast, voxel_size, "none" if wedge_only else imaging.dose_model)[count > 0.0],
         count[count > 0.0],
         {"power": 0, "amplitude": 1, "flipped": 2, "uncorrected": 3}[imaging.processing] if with_ctf else 3,
         imaging.dose_weighted,
@@ -164,12 +167,14 @@ def _no_ctf(tilts: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return rows, np.array([0.0, 0.0])
 
 
-def _dose_table(contrast: TiltContrast, voxel_size: float, dose: bool) -> NDArray[np.float32]:
+def _dose_table(
+    contrast: TiltContrast, voxel_size: float, model: Literal["warp", "grant", "none"]
+) -> NDArray[np.float32]:
     """(tilts, 512): what is left of the amplitude, at frequencies up to √3 times Nyquist's."""
     k = torch.linspace(0.0, np.sqrt(3.0) * 0.5 / voxel_size, 512, dtype=torch.float64)
-    if not dose:
+    if model == "none":
         return np.ones((len(contrast.dose), 512), dtype=np.float32)
-    found = [dose_weight(k, float(d), contrast.optics.voltage, "warp") for d in contrast.dose]
+    found = [dose_weight(k, float(d), contrast.optics.voltage, model) for d in contrast.dose]
     return torch.stack(found).float().numpy()
 
 

@@ -185,7 +185,7 @@ def fsc_figure(fsc: FSC, title: str = "") -> Figure:
     for threshold in (0.5, 0.143):
         found = fsc.resolution(threshold)
         axes.axhline(threshold, color="#b0b0b0", lw=0.8, ls=":")
-        if found != float("inf"):
+        if 1.0 / float(k[-1]) < found < float("inf"):
             axes.plot([1.0 / found], [threshold], "o", color="black", ms=4)
             axes.annotate(f"{found:.1f} Å", (1.0 / found, threshold), (4, 4), textcoords="offset points")
     axes.axhline(0.0, color="black", lw=0.6)

@@ -340,8 +340,8 @@ class _Cutter:
         )
         if settings.pixel_size < float(pixel.max()) * (1.0 - 1e-3):
             raise ItemError(
-                f"particles cannot have pixels of {settings.pixel_size:g} Å where those of the tilt images are "
-                f"{float(pixel.max()):g} Å; ask for a larger pixel size"
+                f"particles cannot have pixels of {settings.pixel_size:g} Å where the tilt images have "
+                f"{float(pixel.max()):g} Å; ask for larger ones"
             )
         if settings.particle_diameter > settings.box * settings.pixel_size:
             raise RequestError(

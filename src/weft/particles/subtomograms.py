@@ -22,8 +22,8 @@ from typing import Literal
 
 import torch
 
-from weft.physics import fourier
 from weft.particles.image_series import DoseModel, ImageSeries, series_transfer
+from weft.physics import fourier
 from weft.settings import Settings, setting
 from weft.tilts.backprojection import OVERSAMPLING, backproject, interpolation_response, oversample
 from weft.tilts.gridding import Overlaps, Sections

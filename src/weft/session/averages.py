@@ -279,7 +279,7 @@ def map_picture(volume: torch.Tensor) -> NDArray[np.uint8]:
     out = np.full((2 * side + _GAP, 3 * side + 2 * _GAP), 255, np.uint8)
     for row, planes in enumerate((sections, projections)):
         values = torch.stack(planes)
-        low, high = float(torch.quantile(values, 0.01)), float(values.max())
+        low, high = (float(np.quantile(values.numpy(), q)) for q in (0.01, 0.999))
         grey = ((values - low) / max(high - low, 1e-12)).clamp(0.0, 1.0) * 255.0
         for column, plane in enumerate(grey.round().to(torch.uint8).numpy()):
             large = plane.repeat(_SCALE, 0).repeat(_SCALE, 1)

@@ -117,7 +117,11 @@ def job_statistics(job: MatchJob, path: Path) -> SearchStatistics:
 
 
 def take_candidates(
-    job_path: Path, settings: CandidateSettings | None = None, *, mask: Path | None = None
+    job_path: Path,
+    settings: CandidateSettings | None = None,
+    *,
+    mask: Path | None = None,
+    refined: bool = True,
 ) -> Candidates:
     """Take candidates from a finished search, without writing them.
 
@@ -128,12 +132,16 @@ def take_candidates(
     mask : Path, optional
         A map of the tomogram, or of the part that was searched: candidates come from where it is above 0.5.
         ``{name}`` in it becomes the item's name.
+    refined : bool
+        Give refined poses where there are some, not those of the search's grid.
 
     Raises
     ------
     InputFileError, ItemError
     """
     job = MatchJob.read(job_path)
+    if not refined:
+        job = replace(job, files={key: file for key, file in job.files.items() if key != "refined"})
     return _take(job, job_path, settings or CandidateSettings(), mask)
 
 

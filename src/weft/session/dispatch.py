@@ -412,9 +412,9 @@ class Dispatcher:
             self.book.excluded = self.board.selection.exclude
             names = list(names)
             kinds = {name: entry.kind for name in names if (entry := self.board.entry(name)) is not None}
-            # a series waits for movies that are on the agenda: these must be there first
-            for name in sorted(names, key=lambda name: kinds.get(name) == "series"):
+            for name in names:
                 self._plan(name)
+            # a series waits for movies that are on the agenda: by now they are
             self._follow(name for name in names if kinds.get(name) != "series")
 
     def plan_all(self) -> None:

@@ -157,14 +157,26 @@ def read_ctfs(path: Path, tilts: TiltLines) -> TiltCtfs:
 
 def _imod_ctfs(path: Path, tilts: TiltLines) -> TiltCtfs:
     found = read_defocus(path)
-    views = max(row.last_view for row in found.rows)
-    rows = tilts.of_lines(views, path, "defocus")
-    try:
-        per_view = found.per_view(views)
-    except ValueError as error:
-        raise FormatError(path, str(error)) from None
-    columns = np.array([(r.defocus_u, r.defocus_v, r.astigmatism_angle, r.phase_shift) for r in per_view])
-    return TiltCtfs.of_axes(*columns[rows].T)
+    columns = np.array([(r.defocus_u, r.defocus_v, r.astigmatism_angle, r.phase_shift) for r in found.rows])
+    last = max(row.last_view for row in found.rows)
+    middle = np.array([0.5 * (row.first_view + row.last_view) for row in found.rows])
+    views = np.arange(1, last + 1)
+    rows = tilts.of_lines(last, path, "defocus")
+    order = np.argsort(middle)
+    middle, columns = middle[order], columns[order]
+    if np.any(np.diff(middle) <= 0.0):
+        raise FormatError(path, "it has two values of defocus for the same views")
+    if all(row.first_view == row.last_view for row in found.rows) and len(middle) < last:
+        missing = sorted(set(views.tolist()) - set(middle.astype(int).tolist()))
+        raise FormatError(path, f"it has no defocus for view {missing[0]}")
+    # a value found from several views is that of their middle, and others lie between
+    double = 2.0 * np.radians(columns[:, 2])
+    u, v, phase, cos, sin = (
+        np.interp(views, middle, column)
+        for column in (*columns[:, [0, 1, 3]].T, np.cos(double), np.sin(double))
+    )
+    angle = 0.5 * np.degrees(np.arctan2(sin, cos)) % 180.0
+    return TiltCtfs.of_axes(u[rows], v[rows], angle[rows], phase[rows])
 
 
 def _ctffind_ctfs(path: Path, tilts: TiltLines) -> TiltCtfs:

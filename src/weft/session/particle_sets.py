@@ -136,11 +136,11 @@ def cut_from_session(
         series = known[name]
         which = np.array([i for i, of in enumerate(particles.tomogram) if of == name])
         mine = particles.select(which)
-        stack, _ = mrc.read(series.paths["stack"], mmap=True)
+        stack = _mapped(series.paths["stack"])
         geometry = series.geometry
         xyz = torch.from_numpy(np.array(mine.xyz)) + 0.5 * geometry.volume_size
         for part in image_series_batches(
-            torch.from_numpy(np.ascontiguousarray(stack, np.float32)),
+            stack,
             series.alignment.pixel_size,
             geometry,
             _contrast(series, session.settings.input.optics()),
@@ -158,6 +158,13 @@ def cut_from_session(
                 progress(done, len(particles))
         lists.append(mine)
     return ParticleImages(_filled(parts, images), join_particles(lists))
+
+
+def _mapped(path: Path) -> torch.Tensor:
+    """(tilts, y, x) float32; changes would stay in memory, because PyTorch knows no read-only tensors."""
+    info = mrc.read_header(path)
+    data = np.memmap(path, info.dtype, "c", info.data_offset, info.shape)
+    return torch.from_numpy(np.ascontiguousarray(data, np.float32))
 
 
 def _contrast(series: TiltSeries, optics: Optics) -> TiltContrast:
