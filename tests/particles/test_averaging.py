@@ -315,7 +315,7 @@ def test_alignment_does_not_turn_what_is_right(
 def test_gold_standard_alignment_recovers_the_map(
     points: np.ndarray, truth: torch.Tensor, mask: torch.Tensor
 ) -> None:
-    series, euler = simulate(points, 64, noise=3.0)
+    series, euler = simulate(points, 48, noise=3.0)
     start = perturbed(euler, 6.0, 6.0)
     given = moved(series, Poses.given(torch.from_numpy(euler)), start)
     rounds = []

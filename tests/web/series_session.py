@@ -21,7 +21,7 @@ from weft.session.plan import expected_fingerprints
 from weft.session.records import FileIdentity, Record, RecordStore, StepRecord
 from weft.session.step import plain_values
 from weft.session.steps import all_steps
-from weft.session.tilt_table import TiltRow, TiltTable, table_path, write_table
+from weft.session.tilt_table import TiltRow, TiltTable, item_identity, table_path, write_table
 from weft.tilts.alignment import Levelling, Observations, TiltAlignment
 
 NAME = "TS_01"
@@ -267,7 +267,7 @@ def _series_record(
 ) -> None:
     root = session.root
     table = table_path(root, NAME)
-    identity = FileIdentity.of(table)
+    identity = item_identity(table, "series")
     prints = expected_fingerprints("series", identity, session.settings, root)
     folder = root / "reconstruction"
     (folder / "deconv").mkdir(parents=True)

@@ -15,7 +15,7 @@ from series_session import DARK, NAME, PIXEL, TOMOGRAM_PIXEL, Made, change_step,
 from starlette.testclient import TestClient
 
 import weft
-from weft.session.records import RecordStore
+from weft.session.records import RecordStore, StepError, StepRecord
 from weft.session.tilt_table import read_table, table_path, write_table
 from weft.web.app import Application
 from weft.web.security import Access
@@ -204,6 +204,13 @@ def test_a_series_that_was_just_found(made: Made, idle_manager: Callable[[Any], 
     table = read_table(table_path(made.root, NAME))
     rows = (replace(table.tilts[0], motion=""), replace(table.tilts[1], motion="", failure="it is cut short"))
     write_table(made.root, replace(table, tilts=(*rows, *table.tilts[2:])))
+    # the movies' own records say the same
+    store = RecordStore(made.root)
+    store.path(rows[0].item).unlink()
+    record = store.read(rows[1].item)
+    assert record is not None
+    failed = StepRecord("failed", "x", error=StepError("TruncatedError", "it is cut short", True))
+    store.write(record.with_step("motion", failed))
     application = Application(idle_manager(weft.open(made.root)), Access(OWNER))
     with TestClient(application, HOST, headers={"Authorization": f"Bearer {OWNER}"}) as client:
         (one,) = read(client, "series")["series"]

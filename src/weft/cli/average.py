@@ -100,6 +100,8 @@ def average(
             raise RequestError(f"{wrong} belongs to a session; the particles of {source} are cut already.")
         if not source.is_file():
             raise RequestError(f"{source}: there is no such session or STAR file.")
+        # RELION supposes this dose model, and `weft export subtomograms` for RELION 5 takes it
+        chosen = AverageSettings(**{"dose_weighting": "grant", **given})
         images, folder = read_particle_images(source, tomograms), source.parent / f"{source.stem}_average"
     soft = None
     if mask is not None:

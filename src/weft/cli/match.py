@@ -133,7 +133,9 @@ def _tomogram(
     # the hand is counted by the signs of the file of angles, not by those of our geometry
     hand = given.pop("hand", "auto")
     settings = MatchingSettings(**given)
-    known = ForeignTomogramSettings(**foreign, hand=None if hand == "auto" else int(hand))
+    if hand != "auto":
+        foreign["hand"] = int(hand)
+    known = ForeignTomogramSettings(**foreign)
     source: TomogramSource = foreign_tomogram(path, known)
     for note in source.notes:
         typer.echo(f"note: {note}")

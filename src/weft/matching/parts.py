@@ -149,7 +149,7 @@ def read_block(
         source.append(slice(a, b))
         target.append(slice(a - first, b - first))
     # a part that is as wide as the tomogram must not read its far side's halo twice
-    values = torch.from_numpy(np.ascontiguousarray(tomogram[tuple(source)], dtype=np.float32))
+    values = torch.from_numpy(np.array(tomogram[tuple(source)], dtype=np.float32))
     if not bool(torch.isfinite(values).all()):
         at = (~torch.isfinite(values)).nonzero()[0].tolist()
         z, y, x = (s.start + i for s, i in zip(source, at, strict=True))

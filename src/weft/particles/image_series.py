@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import field_validator
@@ -105,7 +105,8 @@ class ImageSeries:
         if not parts:
             raise ValueError("there is nothing to join")
         names = [f.name for f in fields(cls) if isinstance(getattr(parts[0], f.name), torch.Tensor)]
-        return replace(parts[0], **{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
+        joined: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
+        return replace(parts[0], **joined)
 
 
 class ImageSeriesSettings(Settings):
@@ -385,15 +386,19 @@ class _Cutter:
         weight = self.scale * seen
         rotation = self.geometry.matrices @ euler_matrix(*euler.T)[:, None]
         device = self.images.device
+
+        def of_tilt(value: torch.Tensor) -> torch.Tensor:
+            return value.float().expand(n, tilts).to(device)
+
         series = ImageSeries(
             torch.zeros(n, tilts, self.kept, self.kept, device=device),
             torch.zeros(n, tilts, 2, device=device),
             rotation.float().to(device),
             found[..., 2].T.float().to(device),
-            *(
-                value.float().expand(n, tilts).to(device)
-                for value in (contrast.astigmatism, contrast.angle, contrast.phase_shift, contrast.dose)
-            ),
+            of_tilt(contrast.astigmatism),
+            of_tilt(contrast.angle),
+            of_tilt(contrast.phase_shift),
+            of_tilt(contrast.dose),
             weight.float().to(device),
             torch.full((n,), group, dtype=torch.int64),
             half,

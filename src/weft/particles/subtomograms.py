@@ -219,7 +219,7 @@ class SubTomogramMaker:
         return (square[:, None, None] + square[:, None] + square).sqrt()
 
     def _ground(self) -> torch.Tensor:
-        return self._radius() > 0.5 * self.diameter / self.pixel_size
+        return torch.as_tensor(self._radius() > 0.5 * self.diameter / self.pixel_size)
 
     def _transform(self, spread: torch.Tensor) -> torch.Tensor:
         """CTF volume of what a point has become: (n, n, n//2+1)."""
@@ -227,7 +227,7 @@ class SubTomogramMaker:
         fade = (0.5 * self.box - self._radius()).clamp(0.0, 1.0)
         half = self.box // 2
         centred = (spread * fade).roll((-half, -half, -half), (0, 1, 2))
-        out = torch.fft.rfftn(centred).real
+        out: torch.Tensor = torch.fft.rfftn(centred).real
         if self.settings.weighting == "premultiplied":
             out = out.clamp(min=0.0).sqrt()
         return out

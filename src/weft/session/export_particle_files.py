@@ -6,9 +6,9 @@ Volumes of RELION 3.1 and WarpTools
 Volumes of Dynamo
     ``particle_000001.em`` and ``crop.tbl``.
 Stacks of RELION 5
-    ``particles.star``, ``tomograms.star`` with ``tilt_series/TS.star``, ``optimisation_set.star``, and a stack
-    for each particle of the tilts that show it. Tilt series are in RELION's form in which its coordinates and
-    Euler angles are ours (:mod:`weft.formats.relion_tomo`, ``invert_angles``).
+    ``particles.star``, ``tomograms.star`` with ``tilt_series/TS.star``, ``optimisation_set.star``, and for
+    each particle a stack of the tilts that show it. Tilt series are in that of RELION's forms in which its
+    coordinates and Euler angles are ours (:mod:`weft.formats.relion_tomo`, ``invert_angles``).
 Stacks of WarpTools
     The same three tables as WarpTools writes them: all tilts in every stack, empty where they show nothing,
     and projection matrices in one ``tomograms.star``. Without premultiplication also ``images.star``: M's
@@ -158,8 +158,8 @@ class ParticleFiles(ABC):
         self, item: AlignedSeries, particles: TomoParticles, i: int, pixel: float
     ) -> list[float]:
         """x, y, z from the centre of the volume's first voxel, in pixels of that size."""
-        found: list[float] = ((particles.xyz[i] + 0.5 * item.geometry.volume_size.numpy()) / pixel).tolist()
-        return found
+        at = particles.xyz[i] + 0.5 * item.geometry.volume_size.numpy()
+        return [float(v) / pixel for v in at]
 
 
 def particle_files(
@@ -321,7 +321,7 @@ class _Relion5Stacks(ParticleFiles):
         }
         self.write_tomograms(tomograms, written)
         write_star(path, blocks)
-        both = {
+        both: dict[str, Any] = {
             "rlnTomoParticlesFile": [self.name_of(path)],
             "rlnTomoTomogramsFile": [self.name_of(tomograms)],
         }

@@ -28,6 +28,7 @@ from weft.physics.geometry import TiltGeometry, euler_matrix
 from weft.physics.optics import Optics
 from weft.session.steps.stack import used_tilts
 from weft.tilts.gridding import TiltContrast
+from weft.tilts.reconstruction import ReconstructionSettings, magnification
 
 if TYPE_CHECKING:
     from weft.session.session import Session
@@ -104,7 +105,8 @@ def cut_from_session(
 ) -> ParticleImages:
     """Cut particles out of the tilt images of a session.
 
-    Every second particle of a series belongs to the other half-set, in the order given.
+    Half-sets are those of rlnRandomSubset where the list has it; else every second particle of a series
+    belongs to the other half.
 
     Parameters
     ----------
@@ -132,6 +134,8 @@ def cut_from_session(
     tilts = max(len(known[name]) for name in names)
     images = _room(len(particles), tilts, settings.box)
     parts, lists, done = [], [], 0
+    seen = session.settings.get(ReconstructionSettings)
+    distortion = magnification(seen.anisotropy, seen.anisotropy_angle) if seen.anisotropy else None
     for group, name in enumerate(names):
         series = known[name]
         which = np.array([i for i, of in enumerate(particles.tomogram) if of == name])
@@ -147,8 +151,9 @@ def cut_from_session(
             xyz,
             torch.from_numpy(np.array(mine.euler)),
             settings,
-            half=torch.arange(len(mine)) % 2,
+            half=_halves(mine),
             group=group,
+            distortion=distortion,
         ):
             images[done : done + len(part), : part.images.shape[1]] = part.images
             # only what is small is kept of each batch
@@ -165,6 +170,13 @@ def _mapped(path: Path) -> torch.Tensor:
     info = mrc.read_header(path)
     data = np.memmap(path, info.dtype, "c", info.data_offset, info.shape)
     return torch.from_numpy(np.ascontiguousarray(data, np.float32))
+
+
+def _halves(particles: TomoParticles) -> torch.Tensor:
+    given = particles.extra.get("rlnRandomSubset")
+    if given is not None and {str(value) for value in given} == {"1", "2"}:
+        return torch.tensor([int(value) - 1 for value in given])
+    return torch.arange(len(particles)) % 2
 
 
 def _contrast(series: TiltSeries, optics: Optics) -> TiltContrast:

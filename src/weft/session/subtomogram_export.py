@@ -224,7 +224,8 @@ def find_particles(
         if template is not None:
             raise RequestError("give --template or --particles, not both.")
         return read_tomo_particles(particles, pixel_size=pixel_size, volume_size=sizes)
-    folder, found = session.root / "matching", {}
+    folder = session.root / "matching"
+    found: dict[str, list[Path]] = {}
     for name in known:
         for path in sorted(folder.glob(f"{name}_*_candidates.star")):
             stem = path.name.removeprefix(f"{name}_").removesuffix("_candidates.star")
@@ -232,22 +233,18 @@ def find_particles(
             if not any(other != name and other.startswith(name) and path.name.startswith(f"{other}_")
                        for other in known):  # fmt: skip
                 found.setdefault(stem, []).append(path)
+    hint = "run `weft match` and `weft candidates`, or give --particles FILE"
+    have = ", ".join(found)
     if template is not None:
         template = Path(template).stem if template.endswith((".mrc", ".map")) else template
         if template not in found:
-            have = ", ".join(found) or "none"
             raise RequestError(
-                f"{folder} has no candidates of a template {template!r} (there are: {have}); run `weft match` "
-                "and `weft candidates`, or give --particles FILE."
+                f"{folder} has no candidates of a template {template!r}, only: {have or 'none'}; {hint}."
             )
-    elif len(found) != 1:
-        what = f"there are candidates of several templates, {', '.join(found)}: choose one with --template"
-        raise RequestError(
-            f"{what}."
-            if found
-            else f"{folder} has no candidates; run `weft match` and `weft candidates`, or "
-            "give --particles FILE."
-        )
+    elif not found:
+        raise RequestError(f"{folder} has no candidates; {hint}.")
+    elif len(found) > 1:
+        raise RequestError(f"there are candidates of several templates, {have}: choose one with --template.")
     files = found[template or next(iter(found))]
     return join_particles([read_tomo_particles(path, volume_size=sizes) for path in files])
 
@@ -348,7 +345,8 @@ def _strangers(
     if count == len(particles):
         have = ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         raise RequestError(
-            f"the particles are in tomograms that the session does not have ({shown}); it has {have or 'none'}."
+            f"the particles are in tomograms that the session does not have ({shown}); it has "
+            f"{have or 'none'}."
         )
     report.skipped["in tomograms that the session does not have"] = count
     report.notes.append(f"the session has no tomograms {shown}: {count} particles are left out")
@@ -424,12 +422,12 @@ def _images(
             sections = (torch.from_numpy(np.asarray(stack.read(t), np.float32)) for t in range(len(stack)))
             found = TiltImages.prepare(sections, size, pixel_size, device)
         return found.images, found.pixel_size
-    values, _ = mrc.read(_stack(item), mmap=True)
-    if values.dtype == np.float32 and values.dtype.isnative:
-        # mapped without a right to change the file; torch wants an array that claims to be writable
-        private = np.memmap(_stack(item), values.dtype, "c", values.offset, values.shape)
+    values, info = mrc.read(_stack(item), mmap=True)
+    if values.dtype == np.float32 and values.dtype.isnative and values.ndim == 3:
+        # mapped once more as private: torch wants an array that may be written to
+        private = np.memmap(str(_stack(item)), np.float32, "c", info.data_offset, info.shape)
         return torch.from_numpy(private), (size, size)
-    return torch.from_numpy(np.asarray(values, np.float32)), (size, size)
+    return torch.from_numpy(np.array(values, np.float32).reshape(info.shape)), (size, size)
 
 
 def _made(
