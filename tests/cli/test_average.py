@@ -138,7 +138,7 @@ def test_wrong_orientations_average_to_less(
     found = []
     for number, path in enumerate((star, wrong)):
         out = tmp_path / str(number)
-        code, text, err = run_weft(
+        code, _text, err = run_weft(
             "average", done_tilts, "--particles", path, "--diameter", diameter, "-o", out
         )
         assert code == 0, err

@@ -323,9 +323,10 @@ def test_gold_standard_alignment_recovers_the_map(
         given, start, PLAIN, AlignmentSettings(iterations=2, first_resolution=15.0), report=rounds.append
     )
     degrees, angstrom = errors(poses, euler)
-    # asked for: below 2° and 2 Å from 6° and 6 Å; the reference is the half-set's own average
+    # from 6° and 6 Å; the reference is the half-set's own average, which lies where the given poses were on
+    # average: with 24 particles 6 Å / √24 = 1.2 Å away, and each half elsewhere
     assert degrees < 1.0
-    assert angstrom < 1.0
+    assert angstrom < 2.0
     assert [r.number for r in rounds] == [0, 1, 2]
     assert rounds[1].turned > 3.0
     assert rounds[2].turned < 0.5 * rounds[1].turned

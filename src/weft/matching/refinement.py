@@ -26,8 +26,7 @@ from weft.physics.geometry import euler_matrix
 
 __all__ = ["Refined", "refine_places"]
 
-_RANGE = 2  # voxels around the best place that are looked at
-_LEVELS = 3  # halvings of the step
+_FINEST = 1.5  # degrees: the step is halved until it is no more than this
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ def refine_places(
     places: NDArray[np.int64],
     numbers: NDArray[np.int64],
     progress: Callable[[float], None] | None = None,
+    *,
+    around: int = 2,
 ) -> Refined:
     """Refine what a search has found, each place with the CTF that it has itself.
 
@@ -66,6 +67,8 @@ def refine_places(
         Of the orientations that were best, rows of `matcher.plan.rotations`.
     progress : callable, optional
         Takes the fraction that is done.
+    around : int
+        Voxels around a place, in each direction, that are looked at.
 
     Returns
     -------
@@ -74,16 +77,15 @@ def refine_places(
     """
     plan = matcher.plan
     fine = [matcher.fine(index) for index in range(len(matcher.templates))]
-    around = plan.reach + _RANGE
-    side = 2 * _RANGE + 1
-    size = 2 * around + 1
+    side = 2 * around + 1
+    size = 2 * (plan.reach + around) + 1
     done, lock = 0, threading.Lock()
 
     def one(item: int) -> tuple[list[float], list[float], float]:
         nonlocal done
         z, y, x = (int(v) for v in places[item])
         index = int(plan.owner[int(numbers[item])])
-        block = Block((z - _RANGE, y - _RANGE, x - _RANGE), (side, side, side), (size, size, size))
+        block = Block((z - around, y - around, x - around), (side, side, side), (size, size, size))
         patch = matcher.filtered(block)
         weights = matcher.prepared_weights(index, matcher.place(block))
         start = plan.rotations[int(numbers[item])]
@@ -167,7 +169,8 @@ def _refine(
         return float(scores.max()), scores
 
     top, scores = best(matrix)
-    for level in range(1, _LEVELS + 1):
+    levels = max(2, math.ceil(math.log2(step / _FINEST)))
+    for level in range(1, levels + 1):
         turns = nearby(step / 2**level)
         for _ in range(3 if level == 1 else 1):
             found = [best(turn @ matrix) for turn in turns]
@@ -176,9 +179,10 @@ def _refine(
                 break
             top, scores = found[index]
             matrix = turns[index] @ matrix
-    matrix, top, scores = _top_of_turns(matrix, step / 2**_LEVELS, top, scores, best)
+    matrix, top, scores = _top_of_turns(matrix, step / 2**levels, top, scores, best)
     place, height = _top_of_places(scores)
-    z, y, x = (p - _RANGE for p in place)
+    middle = look.places // 2
+    z, y, x = (p - middle for p in place)
     return [x, y, z], euler_angles(matrix).tolist(), max(height, top)
 
 

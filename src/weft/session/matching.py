@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from weft.errors import ItemError, RequestError
 from weft.formats import mrc
 from weft.formats.atomic import atomic_write_bytes
+from weft.matching.binning import binned_template, binned_tomogram
 from weft.matching.candidates import CandidateSettings, SearchStatistics, extract_candidates
 from weft.matching.kernel import Found
 from weft.matching.mask import MaskSettings, create_mask
@@ -53,6 +54,13 @@ class MatchingSettings(SearchSettings):
         0.0, "Of the particle, along its longest side.", unit="Å", ge=0.0, le=10000.0
     )
     symmetry: str = setting("C1", "Of the templates: C1, C2 ..., D2 ..., T, O, I1, I2.")
+    binning: int = setting(
+        1,
+        "Search at voxels so many times as large, with as many times the step, and refine the best places at "
+        "full resolution; 2 takes about a fiftieth of the time.",
+        ge=1,
+        le=8,
+    )
     tomogram_mask: str = setting(
         "",
         "Map of the tomogram's size: search only where it is above 0.5. {name} stands for the item's name.",
@@ -218,20 +226,24 @@ def match_tomogram(
     Path, MatchJob
     """
     matcher = matcher_of(source, settings, root, device)
-    plan = matcher.plan
     folder.mkdir(parents=True, exist_ok=True)
     name = job_name(source.name, settings.template, suffix)
     allowed = _allowed(source, settings, root)
     keeper = _Keeper.of(folder / ".partial" / name, source, settings, root)
-    start, shape = plan.region
-    x, y, z = (o + s * source.voxel_size for o, s in zip(source.origin, start[::-1], strict=True))
+    fine = matcher
+    if settings.binning > 1:
+        matcher, fine = _binned(matcher, settings.binning, keeper.folder)
+        allowed = None if allowed is None else _every(allowed, settings.binning, matcher.tomogram.shape)
+    start, shape = matcher.plan.region
+    voxel = matcher.voxel_size
+    x, y, z = (o + s * voxel for o, s in zip(matcher.origin, start[::-1], strict=True))
+    origin = (x, y, z)
     scores = np.memmap(keeper.folder / "scores.tmp", dtype=np.float32, mode="w+", shape=shape)
     numbers = np.memmap(keeper.folder / "numbers.tmp", dtype=np.int32, mode="w+", shape=shape)
     found = run_search(
         matcher, allowed=allowed, scores=scores, numbers=numbers, keeper=keeper, progress=progress
     )
     files = {"scores": f"{name}_scores.mrc", "angles": f"{name}_angles.mrc"}
-    origin, voxel = (x, y, z), source.voxel_size
     mrc.write_stack(folder / files["scores"], found.scores, voxel, volume=True, origin=origin)
     # every number of an orientation is exact as a float32: there are fewer than 2²⁴
     mrc.write_stack(folder / files["angles"], found.numbers, voxel, volume=True, origin=origin)
@@ -244,7 +256,7 @@ def match_tomogram(
     rotations = f"{name}_rotations.npy"
     _save_array(folder / rotations, found.rotations.numpy().astype(np.float32))
     if settings.refine:
-        refined = _refine(matcher, found, settings)
+        refined = _refine(matcher, fine, found, settings)
         if refined is not None:
             files["refined"] = f"{name}_refined.npz"
             _save_arrays(folder / files["refined"], refined)
@@ -253,9 +265,9 @@ def match_tomogram(
     job = MatchJob(
         name=source.name,
         tomogram=os.path.relpath(source.path, folder),
-        voxel_size=source.voxel_size,
+        voxel_size=voxel,
         shape=shape,
-        origin=(x, y, z),
+        origin=origin,
         volume_size=_triple(source.geometry.volume_size.tolist()),
         image_pixel_size=source.image_pixel_size,
         templates=[
@@ -279,8 +291,44 @@ def match_tomogram(
     return folder / f"{name}.json", job
 
 
+def _binned(matcher: Matcher, factor: int, folder: Path) -> tuple[Matcher, Matcher]:
+    """A matcher at voxels `factor` times as large, and the given one with the same orientations."""
+    shape = tuple(n // factor for n in matcher.tomogram.shape)
+    room = np.memmap(folder / "binned.tmp", dtype=np.float32, mode="w+", shape=shape)
+    settings = matcher.settings
+    # what the step is at full resolution, it is so many times as much at the lower one
+    step = factor * matcher.plan.steps[0]
+    coarse = settings.model_copy(
+        update={
+            "angular_step": step,
+            "low_pass": settings.low_pass if settings.low_pass > 2 * factor * matcher.voxel_size else 0.0,
+        }
+    )
+    shift = 0.5 * (factor - 1) * matcher.voxel_size
+    x, y, z = (o + shift for o in matcher.origin)
+    small = Matcher.of(
+        binned_tomogram(matcher.tomogram, factor, room),
+        factor * matcher.voxel_size,
+        [binned_template(template, factor) for template in matcher.templates],
+        matcher.imaging,
+        coarse,
+        origin=(x, y, z),
+        device=matcher.device,
+    )
+    plan = replace(
+        matcher.plan, steps=small.plan.steps, rotations=small.plan.rotations, owner=small.plan.owner
+    )
+    return small, replace(matcher, plan=plan)
+
+
+def _every(allowed: NDArray[np.bool_], factor: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The middle voxel of every cube."""
+    part = tuple(slice(factor // 2, n * factor, factor) for n in shape)
+    return allowed[part]
+
+
 def _refine(
-    matcher: Matcher, found: SearchResult, settings: MatchingSettings
+    matcher: Matcher, fine: Matcher, found: SearchResult, settings: MatchingSettings
 ) -> dict[str, NDArray[Any]] | None:
     """Poses of the best places beyond the grid, and which voxels of the score map they come from."""
     peaks = extract_candidates(
@@ -299,8 +347,9 @@ def _refine(
     voxels = np.rint(peaks.xyz[:, ::-1] / matcher.voxel_size).astype(np.int64)
     index = np.ravel_multi_index(tuple(voxels.T), found.scores.shape)
     numbers = np.asarray(found.numbers).reshape(-1)[index]
-    refined = refine_places(matcher, voxels + np.array(found.start), numbers)
-    xyz = refined.xyz * matcher.voxel_size + np.array(matcher.origin)
+    places = (voxels + np.array(found.start)) * settings.binning + settings.binning // 2
+    refined = refine_places(fine, places, numbers, around=settings.binning + 1)
+    xyz = refined.xyz * fine.voxel_size + np.array(fine.origin)
     return {"xyz": xyz, "euler": refined.euler, "score": refined.score, "index": index}
 
 
