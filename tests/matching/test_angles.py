@@ -61,10 +61,9 @@ def test_a_step_that_makes_no_sense(step: float) -> None:
         rotation_grid(step)
 
 
-def test_the_step_of_a_particle_moves_its_edge_by_the_resolution() -> None:
-    # a ribosome of 300 Å at 20 Å: 3.82°
-    step = angular_step(300.0, 20.0)
-    assert 2.0 * 150.0 * math.tan(math.radians(step) / 2.0) == pytest.approx(20.0, rel=1e-2)
+def test_crowthers_step() -> None:
+    """Views that a particle of diameter D needs for a resolution d: π D / d over half a turn (Crowther 1970)."""
+    assert 180.0 / angular_step(300.0, 20.0) == pytest.approx(math.pi * 300.0 / 20.0)
 
 
 # ------------------------------------------------------------------------------------------- Euler angles
@@ -106,7 +105,9 @@ def test_rotations_around_none() -> None:
 
 def test_distance_between_orientations() -> None:
     one = torch.tensor([[10.0, 40.0, 70.0]])
-    other = euler_angles(matrices(one) @ symmetry_operators("D7")[5] @ small_rotations(torch.tensor([[0.0, 0.1, 0.0]])))
+    other = euler_angles(
+        matrices(one) @ symmetry_operators("D7")[5] @ small_rotations(torch.tensor([[0.0, 0.1, 0.0]]))
+    )
     assert float(angular_distance(one, other, "D7")) == pytest.approx(math.degrees(0.1), abs=1e-6)
     assert float(angular_distance(one, other)) > 20.0
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from particle_truth import exact_map, molecule, simulate, to_matrix
 from scipy.spatial.transform import Rotation
 
 from weft.errors import ItemError
+from weft.formats import mrc
+from weft.formats.star import Table, write_star
 from weft.particles.alignment import AlignmentSettings, iterate
 from weft.particles.averaging import AveragingSettings, HalfSums, average
 from weft.particles.fourier_volume import (
@@ -23,7 +29,7 @@ from weft.particles.fourier_volume import (
     sample,
     shells_3d,
 )
-from weft.particles.fsc import crossing, shell_correlation, soft_sphere
+from weft.particles.fsc import crossing, half_map_fsc, shell_correlation, soft_sphere
 from weft.particles.pose_scores import Observed, score_plain, score_poses
 from weft.particles.pose_search import (
     Poses,
@@ -131,8 +137,8 @@ def test_sections_of_a_map_are_its_exact_projections(points: np.ndarray, truth: 
     phase = np.exp(-2j * np.pi * (band.ux.numpy()[:, None] * xy[:, 0] + band.uy.numpy()[:, None] * xy[:, 1]))
     exact = phase @ points[:, 3] * np.exp(-25.0 * band.k.numpy() ** 2)
     error = np.linalg.norm(found.numpy() - exact) / np.linalg.norm(exact)
-    # trilinear on a grid twice as fine leaves sinc²(7/8) / sinc²(1/8) = 2 % of each copy of what lies a quarter
-    # of the box from its middle
+    # trilinear on a grid twice as fine leaves sinc²(7/8) / sinc²(1/8) = 2 % of each copy of what lies a
+    # quarter of the box from its middle
     assert error < 0.03
 
 
@@ -255,6 +261,55 @@ def test_what_cannot_be_averaged(points: np.ndarray) -> None:
         average(replace(series, weight=torch.zeros(4, 3)), PLAIN)
     with pytest.raises(ItemError, match="does not fit into a box"):
         average(series, AveragingSettings(mask_diameter=500.0))
+
+
+def test_relion_reconstructs_the_same(points: np.ndarray, mask: torch.Tensor, tmp_path: Path) -> None:
+    """relion_reconstruct --ctf on the same images, a row for each, with their angles and CTFs."""
+    program = shutil.which("relion_reconstruct")
+    if program is None:
+        assert os.environ.get("CI") != "true", "relion_reconstruct is not installed"
+        pytest.skip("relion_reconstruct is not installed (Debian: apt-get install relion)")
+    series, _ = simulate(points, 60, noise=6.0)
+    images = series.images.flatten(0, 1)
+    count = len(images)
+    mrc.write(tmp_path / "im.mrcs", images.numpy(), PIXEL, volume=False)
+    angles = to_euler(series.rotation.double().flatten(0, 1)).numpy()
+    mean, half_difference = series.defocus.flatten().numpy(), 0.5 * series.astigmatism.flatten().numpy()
+    optics = {"OpticsGroup": 1, "OpticsGroupName": "one", "Voltage": 300.0, "SphericalAberration": 2.7}
+    optics |= {
+        "AmplitudeContrast": 0.07,
+        "ImagePixelSize": PIXEL,
+        "ImageSize": SIZE,
+        "ImageDimensionality": 2,
+    }
+    columns = {
+        "rlnImageName": [f"{i + 1:06d}@im.mrcs" for i in range(count)],
+        "rlnOpticsGroup": np.ones(count, int),
+        **{f"rlnAngle{name}": column for name, column in zip(("Rot", "Tilt", "Psi"), angles.T, strict=True)},
+        # RELION's origins are what is to be added to bring the particle to the middle
+        "rlnOriginXAngst": -series.shift[..., 0].flatten().numpy(),
+        "rlnOriginYAngst": -series.shift[..., 1].flatten().numpy(),
+        "rlnDefocusU": mean + half_difference,
+        "rlnDefocusV": mean - half_difference,
+        "rlnDefocusAngle": series.angle.flatten().numpy(),
+        "rlnRandomSubset": series.half.repeat_interleave(series.images.shape[1]).numpy() + 1,
+    }
+    blocks = {"optics": Table({f"rln{k}": [v] for k, v in optics.items()}), "particles": Table(columns)}
+    write_star(tmp_path / "im.star", blocks)
+    theirs = []
+    for half in (1, 2):
+        command = [program, "--i", "im.star", "--o", f"{half}.mrc", "--ctf", "--subset", str(half)]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+        theirs.append(torch.from_numpy(mrc.read(tmp_path / f"{half}.mrc")[0].astype(np.float32)))
+    ours = average(series, PLAIN, mask)
+    fsc = half_map_fsc(theirs[0], theirs[1], PIXEL, mask)
+    for threshold in (0.5, 0.143):
+        # asked for: 5 %
+        assert ours.fsc.resolution(threshold) == pytest.approx(fsc.resolution(threshold), rel=0.02)
+    torch.testing.assert_close(ours.fsc.corrected[1:20], fsc.corrected[1:20], atol=0.05, rtol=0)
+    for mine, other in zip(ours.halves, theirs, strict=True):
+        # both divide by the weights, each with its own treatment of places near the edge of what is known
+        assert float(shell_correlation(mine * mask, other * mask)[1:20].min()) > 0.98
 
 
 # ---------------------------------------------------------------------------------------------- alignment

@@ -54,9 +54,7 @@ def _images(geometry: TiltGeometry, contrast: TiltContrast) -> torch.Tensor:
     return -torch.fft.irfft2(spectra, s=(SIZE, SIZE)).float()
 
 
-def _reconstructed(
-    images: torch.Tensor, weighting: str = "white", normalise: bool = False
-) -> SubTomograms:
+def _reconstructed(images: torch.Tensor, weighting: str = "white", normalise: bool = False) -> SubTomograms:
     geometry = _geometry()
     settings = ImageSeriesSettings(box=BOX, pixel_size=PIXEL, diameter=80.0, normalise=False)
     patch = settings.padded(BOX)

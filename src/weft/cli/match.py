@@ -146,9 +146,7 @@ def _tomogram(
     )
     found = write_candidates(job)
     typer.echo(f"{source.name}: {len(found)} candidates; {job}")
-    if both_hands:
-        judge_tomogram(source, settings, job, root, typer.echo)
-    return 0
+    return judge_tomogram(source, settings, job, root, typer.echo) if both_hands else 0
 
 
 def _shown() -> Callable[[float, float], None]:

@@ -32,9 +32,9 @@ _GENERIC = (0.3416407, 0.1793921, 0.9225524)
 
 
 def angular_step(diameter: float, resolution: float) -> float:
-    """The step that a particle's size and the resolution ask for (Crowther), degrees.
+    """The step that a particle's size and the resolution ask for (Crowther et al. 1970), degrees.
 
-    Turning by it moves the particle's edge by about one resolution element: Δ = resolution / diameter.
+    Δ = resolution / diameter: turning by it moves the particle's edge by half a resolution element.
     """
     return math.degrees(resolution / diameter)
 

@@ -56,6 +56,7 @@ class CandidateSettings(Settings):
     margin: float = setting(
         0.5, "Smallest distance from the faces of the tomogram, in particle diameters.", ge=0.0, le=10.0
     )
+    beads: bool = setting(True, "Leave out what lies on gold beads that the alignment has followed.")
     tophat: bool = setting(
         False,
         "Keep only sharp peaks, as particles make them and membranes and gold do not: those that stand out "

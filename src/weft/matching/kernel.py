@@ -91,6 +91,12 @@ class Found:
         number = torch.full(shape, -1, dtype=torch.int32, device=device)
         return cls(best, number, torch.full_like(best, -2.0) if noise else None)
 
+    def to(self, device: torch.device | str) -> Found:
+        """The same on another device."""
+        noise = None if self.noise is None else self.noise.to(device)
+        best, number = self.best.to(device), self.number.to(device)
+        return Found(best, number, noise, self.count, self.total, self.squares)
+
     def join(self, other: Found) -> None:
         """Take over what another, of other orientations of the same part, has found better."""
         better = other.best > self.best
@@ -214,32 +220,31 @@ def correlate_plain(
     """:func:`correlate` in a few lines of torch, for GPUs and to test the other by."""
     n, reach, size = template.size, template.reach, part.size
     places = tuple(slice(0, count) for count in found.best.shape)
+    mask, inverse = centre_of(template.mask, reach), part.inverse
     for matrix, number in zip(matrices, numbers.tolist(), strict=True):
-        mask = (
-            template.mask if template.fine_mask is None else template.fine_mask.turned_plain(matrix[None])[0]
-        )
-        inverse = part.inverse
         if template.fine_mask is not None:
-            inverse = _inverse(part, centre_of(mask, reach), found.best.shape)
+            mask = centre_of(template.fine_mask.turned_plain(matrix[None])[0], reach)
+            inverse = _inverse(part, mask, found.best.shape)
+        total = mask.sum(dtype=torch.float64)
         for fine, is_noise in ((template.fine, False), (template.fine_noise, True)):
             if fine is None:
                 continue
             box = fine.turned_plain(matrix[None])[0]
             if weights is not None:
                 box = _irfftn(_rfftn(box) * weights, (n, n, n))
-            total = mask.sum(dtype=torch.float64)
+            box = centre_of(box, reach)
             mean = (mask * box).sum(dtype=torch.float64) / total
             variance = (mask * (box - mean) ** 2).sum(dtype=torch.float64) / total
-            kernel = centre_of(mask * (box - mean) / variance.sqrt().clamp(min=1e-30), reach).float()
+            kernel = (mask * (box - mean) / variance.sqrt().clamp(min=1e-30)).float()
             score = _irfftn(part.spectrum * _rfftn(kernel, size).conj(), size)[places] * inverse
             if is_noise:
                 assert found.noise is not None
                 found.noise = torch.maximum(found.noise, score)
                 continue
-            better = score > found.best
+            better = (score > found.best) & (inverse > 0.0)
             found.best = torch.where(better, score, found.best)
             found.number = torch.where(better, torch.full_like(found.number, number), found.number)
-            found.count += int((inverse > 0).sum())
+            found.count += int((inverse > 0.0).sum())
             found.total += float(score.sum(dtype=torch.float64))
             found.squares += float((score * score).sum(dtype=torch.float64))
 
@@ -365,7 +370,7 @@ class _Workspace:
         turn_into(self.box, fine.values.numpy(), matrix, self.radius)
         c = self.box.shape[0] // 2
         cut = slice(c - self.reach, c + self.reach + 1)
-        mask = np.ascontiguousarray(self.box[cut, cut, cut])
+        mask = self.box[cut, cut, cut].copy()  # the box is used again
         total = float(mask.sum(dtype=np.float64))
         scaled = (mask / total).astype(np.float32)
         mean, square = self._whole(scaled), self._whole(scaled, self.squared)
@@ -439,7 +444,7 @@ def _update(sums, inverse, best, numbers, number, totals):  # type: ignore[no-un
                 row_first += score
                 row_second += score * score
                 count += scale > 0.0
-                if score > best[z, y, x]:
+                if score > best[z, y, x] and scale > 0.0:
                     best[z, y, x] = score
                     numbers[z, y, x] = number
             first += row_first
@@ -447,9 +452,3 @@ def _update(sums, inverse, best, numbers, number, totals):  # type: ignore[no-un
     totals[0] += count
     totals[1] += first
     totals[2] += second
-
-
-def memory_of(size: tuple[int, int, int], reach: int, extras: bool) -> int:
-    """Bytes that one thread needs for a part of so many voxels, about."""
-    voxels = int(np.prod(size))
-    return voxels * 4 * (14 if extras else 9) + 40 * (2 * reach + 1) ** 3

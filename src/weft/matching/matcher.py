@@ -95,10 +95,6 @@ class Matcher:
         centre = torch.tensor(block.centre, dtype=torch.float64) * self.voxel_size
         return centre + torch.tensor(self.origin, dtype=torch.float64)
 
-    def prepared(self, index: int, place: torch.Tensor) -> tuple[MaskedTemplate, torch.Tensor | None]:
-        """A template as it is compared around a place (Å), and by what its transform is multiplied."""
-        return self.fine(index), self.prepared_weights(index, place)
-
     def prepared_weights(self, index: int, place: torch.Tensor) -> torch.Tensor | None:
         """By what a template's transform is multiplied around a place (Å); None for nothing."""
         weights = self.filters.template_weights(len(self.templates[index].volume), self.imaging, place)
@@ -108,7 +104,7 @@ class Matcher:
         """A template, oversampled."""
         template = self.templates[index]
         mask = template.mask.to(self.device)
-        turning = FineMap.of(mask) if self.settings.mask_turns else None
+        turning = FineMap.of_mask(mask) if self.settings.mask_turns else None
         noise = None
         if self.settings.random_phase:
             noise = FineMap.of(phase_randomised(template.volume, self.settings.seed).to(self.device))

@@ -87,7 +87,7 @@ def blocks(
     spans = []
     for first, count, total in zip(start, shape, whole, strict=True):
         alone = count == total and fourier.fast_size(count + reach) <= max(1.35 * side, side + reach)
-        alone = alone and count <= longest
+        alone = alone and count <= longest and fourier.fast_size(count + reach) <= cap
         if alone:
             # zeros beyond one end stand for those beyond the other
             spans.append([(first, count, fourier.fast_size(count + reach))])

@@ -159,12 +159,17 @@ def plan_search(
             raise ItemError("templates that compete must have boxes of one size")
         if not bool((template.mask > 0).any()):
             raise ItemError("the mask is empty")
+        shown = template.volume[template.mask > 0.5 * template.mask.max()]
+        if float(shown.max() - shown.min()) <= 1e-6 * float(shown.abs().max()):
+            raise ItemError("the template is flat under its mask: nothing can be compared with it")
     resolution = max(settings.low_pass, 2.0 * voxel_size)
     steps = [settings.angular_step or angular_step(t.diameter, resolution) for t in templates]
     grids = [rotation_grid(step, t.symmetry) for step, t in zip(steps, templates, strict=True)]
     owner = torch.cat([torch.full((len(grid),), i) for i, grid in enumerate(grids)])
     start, count = [0, 0, 0], list(shape)
     if settings.region:
+        if len(settings.region) != 6:
+            raise ItemError(f"a region has six numbers, not {len(settings.region)}: x, x, y, y, z, z in Å")
         for axis, (low, high) in enumerate(zip(settings.region[4::-2], settings.region[5::-2], strict=True)):
             first, last = max(0, math.ceil(low / voxel_size)), min(shape[axis] - 1, int(high / voxel_size))
             if last < first:
@@ -174,7 +179,7 @@ def plan_search(
                 )
             start[axis], count[axis] = first, last - first + 1
     region = ((start[0], start[1], start[2]), (count[0], count[1], count[2]))
-    reach = max(mask_reach(t.mask) for t in templates)
+    reach = max(mask_reach(t.mask, settings.mask_turns) for t in templates)
     longest = float("inf")
     if imaging is not None and settings.weighting == "ctf" and imaging.geometry.hand != 0.0:
         wavelength = imaging.contrast.optics.wavelength
@@ -185,9 +190,9 @@ def plan_search(
     return Plan(steps, torch.cat(grids), owner, region, parts, reach)
 
 
-def mask_reach(mask: torch.Tensor) -> int:
-    """Voxels from the centre n//2 to the outermost that is not 0, along any axis."""
+def mask_reach(mask: torch.Tensor, turns: bool = False) -> int:
+    """Voxels from the centre n//2 to the outermost that is not 0: along any axis, or in any direction."""
     c = mask.shape[0] // 2
-    places = (mask > 1e-3 * float(mask.max())).nonzero()
-    reach = int((places - c).abs().max())
+    away = ((mask > 1e-3 * float(mask.max())).nonzero() - c).abs().double()
+    reach = math.ceil(float(away.norm(dim=1).max())) + 1 if turns else int(away.max())
     return max(1, min(reach, c if mask.shape[0] % 2 else c - 1))

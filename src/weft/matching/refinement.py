@@ -27,6 +27,9 @@ from weft.physics.geometry import euler_matrix
 __all__ = ["Refined", "refine_places"]
 
 _FINEST = 1.5  # degrees: the step is halved until it is no more than this
+_BATCH = 64  # orientations that are compared at once
+_LOOKED_AT, _STARTS = 256, 8  # best orientations of a place; different ones among them to start from
+_AXES = (-3, -2, -1)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def refine_places(
     progress: Callable[[float], None] | None = None,
     *,
     around: int = 2,
+    coarse: Matcher | None = None,
 ) -> Refined:
     """Refine what a search has found, each place with the CTF that it has itself.
 
@@ -69,6 +73,9 @@ def refine_places(
         Takes the fraction that is done.
     around : int
         Voxels around a place, in each direction, that are looked at.
+    coarse : Matcher, optional
+        Of the binned tomogram, where that was searched: at low resolution different orientations may look the
+        same, so the best few at each place are tried, not only the one that was best.
 
     Returns
     -------
@@ -77,6 +84,7 @@ def refine_places(
     """
     plan = matcher.plan
     fine = [matcher.fine(index) for index in range(len(matcher.templates))]
+    small = [] if coarse is None else [coarse.fine(index) for index in range(len(matcher.templates))]
     side = 2 * around + 1
     size = 2 * (plan.reach + around) + 1
     done, lock = 0, threading.Lock()
@@ -86,10 +94,14 @@ def refine_places(
         z, y, x = (int(v) for v in places[item])
         index = int(plan.owner[int(numbers[item])])
         block = Block((z - around, y - around, x - around), (side, side, side), (size, size, size))
-        patch = matcher.filtered(block)
-        weights = matcher.prepared_weights(index, matcher.place(block))
-        start = plan.rotations[int(numbers[item])]
-        shift, euler, score = _refine(patch, fine[index], weights, start, plan.steps[index])
+        look = _Patch.of(matcher, block, fine[index], index)
+        if coarse is None:
+            starts = euler_matrix(*plan.rotations[int(numbers[item])])[None]
+        else:
+            wide = _wide_block(coarse, matcher, (z, y, x))
+            rotations = plan.rotations[plan.owner == index]
+            starts = _candidates(_Patch.of(coarse, wide, small[index], index), rotations, plan.steps[index])
+        shift, euler, score = _refine(look, starts, plan.steps[index])
         if progress is not None:
             with lock:
                 done += 1
@@ -113,6 +125,13 @@ def refine_places(
 class _Patch:
     """A piece of the filtered tomogram around one place, and the correlations of it."""
 
+    @classmethod
+    def of(cls, matcher: Matcher, block: Block, template: MaskedTemplate, index: int) -> _Patch:
+        """Around a block of places, with the CTF that is there."""
+        weights = matcher.prepared_weights(index, matcher.place(block))
+        patch = matcher.filtered(block).cpu().numpy()
+        return cls(patch, template, None if weights is None else weights.cpu().numpy())
+
     def __init__(
         self, patch: NDArray[np.float32], template: MaskedTemplate, weights: NDArray[np.float32] | None
     ) -> None:
@@ -122,68 +141,117 @@ class _Patch:
         self.size = tuple(scipy.fft.next_fast_len(m, real=True) for m in patch.shape)
         self.spectrum = scipy.fft.rfftn(patch, s=self.size, workers=1)
         self.squared = scipy.fft.rfftn(patch * patch, s=self.size, workers=1)
-        self.fixed = self._inverse(centre_of(template.mask, template.reach).numpy())
+        self.mask = np.ascontiguousarray(centre_of(template.mask, template.reach).numpy())
+        self.fixed = self._inverse(self.mask)
 
-    def _sums(self, kernel: NDArray[np.float32], spectrum: NDArray[np.complex64]) -> NDArray[np.float32]:
-        product = spectrum * scipy.fft.rfftn(kernel, s=self.size, workers=1).conj()
-        found = scipy.fft.irfftn(product, s=self.size, workers=1, overwrite_x=True)
-        return np.asarray(found[: self.places, : self.places, : self.places])
+    def _sums(self, kernels: NDArray[np.float32], spectrum: NDArray[np.complex64]) -> NDArray[np.float32]:
+        """(..., p, p, p): Σ kernel(r) V(x + r)."""
+        product = scipy.fft.rfftn(kernels, s=self.size, axes=_AXES, workers=1)
+        np.conjugate(product, out=product)
+        product *= spectrum
+        found = scipy.fft.irfftn(product, s=self.size, axes=_AXES, workers=1, overwrite_x=True)
+        return np.asarray(found[..., : self.places, : self.places, : self.places])
 
     def _inverse(self, mask: NDArray[np.float32]) -> NDArray[np.float32]:
         total = float(mask.sum(dtype=np.float64))
         mean, square = self._sums(mask, self.spectrum) / total, self._sums(mask, self.squared) / total
         sigma = np.sqrt(np.maximum(square - mean * mean, 0.0))
-        return np.where(sigma > 1e-3 * sigma.max(), 1.0 / (np.maximum(sigma, 1e-30) * total), 0.0)
+        inverse = np.where(sigma > 1e-3 * sigma.max(), 1.0 / (np.maximum(sigma, 1e-30) * total), 0.0)
+        return inverse.astype(np.float32)
 
-    def scores(self, matrix: torch.Tensor) -> NDArray[np.float32]:
-        """At all places around, for one orientation."""
+    def scores(self, matrices: torch.Tensor) -> NDArray[np.float32]:
+        """(r, p, p, p): at all places around, for orientations (r, 3, 3)."""
         template = self.template
-        box = template.fine.turned(matrix[None])[0].numpy()
+        boxes = template.fine.turned(matrices).numpy()
         if self.weights is not None:
-            spectrum = scipy.fft.rfftn(box, workers=1)
-            box = scipy.fft.irfftn(spectrum * self.weights, s=box.shape, workers=1)
-        mask, inverse = template.mask.numpy(), self.fixed
-        if template.fine_mask is not None:
-            mask = template.fine_mask.turned(matrix[None])[0].numpy()
-            inverse = self._inverse(centre_of(torch.from_numpy(mask), template.reach).numpy())
-        total = mask.sum(dtype=np.float64)
-        mean = float((mask * box).sum(dtype=np.float64) / total)
-        sigma = math.sqrt(max(float((mask * (box - mean) ** 2).sum(dtype=np.float64) / total), 1e-60))
-        kernel = centre_of(torch.from_numpy(mask * (box - mean) / sigma), template.reach).numpy()
-        return self._sums(kernel.astype(np.float32), self.spectrum) * inverse
+            spectra = scipy.fft.rfftn(boxes, axes=_AXES, workers=1)
+            spectra *= self.weights
+            boxes = scipy.fft.irfftn(spectra, s=boxes.shape[1:], axes=_AXES, workers=1, overwrite_x=True)
+        c, reach = boxes.shape[-1] // 2, template.reach
+        part = slice(c - reach, c + reach + 1)
+        boxes = boxes[:, part, part, part]
+        if template.fine_mask is None:
+            masks, inverse = self.mask[None], self.fixed[None]
+        else:
+            masks = template.fine_mask.turned(matrices).numpy()[:, part, part, part]
+            inverse = np.stack([self._inverse(mask) for mask in masks])
+        total = masks.sum(axis=_AXES, dtype=np.float64, keepdims=True)
+        mean = (masks * boxes).sum(axis=_AXES, dtype=np.float64, keepdims=True) / total
+        boxes = boxes - mean.astype(np.float32)
+        variance = (masks * boxes * boxes).sum(axis=_AXES, dtype=np.float64, keepdims=True) / total
+        boxes *= masks / np.sqrt(np.maximum(variance, 1e-60)).astype(np.float32)
+        return self._sums(boxes, self.spectrum) * inverse
 
 
-def _refine(
-    patch: torch.Tensor,
-    template: MaskedTemplate,
-    weights: torch.Tensor | None,
-    euler: torch.Tensor,
-    step: float,
-) -> tuple[list[float], list[float], float]:
+def _wide_block(coarse: Matcher, fine: Matcher, place: tuple[int, int, int]) -> Block:
+    """3³ places of the binned tomogram around a voxel of the fine one."""
+    size = 2 * (coarse.plan.reach + 1) + 1
+    ratio = coarse.voxel_size / fine.voxel_size
+    z, y, x = (round((p - 0.5 * (ratio - 1.0)) / ratio) - 1 for p in place)
+    return Block((z, y, x), (3, 3, 3), (size, size, size))
+
+
+def _candidates(look: _Patch, rotations: torch.Tensor, step: float) -> torch.Tensor:
+    """Orientations that score best at a place, none within a step and a half of a better one: (n, 3, 3)."""
+    matrices = euler_matrix(*rotations.unbind(-1))
+    batches = (look.scores(part).reshape(len(part), -1).max(axis=1) for part in torch.split(matrices, _BATCH))
+    scores = np.concatenate(list(batches))
+    order = np.argsort(-scores)[:_LOOKED_AT]
+    best = matrices[torch.from_numpy(order.copy())]
+    trace = torch.einsum("aij,bij->ab", best, best)
+    near = (0.5 * (trace - 1.0)).clamp(-1.0, 1.0) > math.cos(math.radians(1.5 * step))
+    kept: list[int] = []
+    for index in range(len(best)):
+        if not any(bool(near[index, other]) for other in kept):
+            kept.append(index)
+        if len(kept) == _STARTS:
+            break
+    return best[kept]
+
+
+def _refine(look: _Patch, starts: torch.Tensor, step: float) -> tuple[list[float], list[float], float]:
     """One place: x, y, z in voxels from the patch's centre, rot, tilt, psi, and the score."""
-    look = _Patch(patch.cpu().numpy(), template, None if weights is None else weights.cpu().numpy())
-    matrix = euler_matrix(*euler)
-
-    def best(candidate: torch.Tensor) -> tuple[float, NDArray[np.float32]]:
-        scores = look.scores(candidate)
-        return float(scores.max()), scores
-
-    top, scores = best(matrix)
     levels = max(2, math.ceil(math.log2(step / _FINEST)))
-    for level in range(1, levels + 1):
-        turns = nearby(step / 2**level)
-        for _ in range(3 if level == 1 else 1):
-            found = [best(turn @ matrix) for turn in turns]
-            index = int(np.argmax([value for value, _ in found]))
-            if found[index][0] <= top:
-                break
-            top, scores = found[index]
-            matrix = turns[index] @ matrix
-    matrix, top, scores = _top_of_turns(matrix, step / 2**levels, top, scores, best)
+
+    def best(turned: torch.Tensor) -> tuple[float, int, NDArray[np.float32]]:
+        scores = look.scores(turned)
+        index = int(scores.reshape(len(turned), -1).max(axis=1).argmax())
+        return float(scores[index].max()), index, scores[index]
+
+    found = []
+    for start in starts:
+        top, _, scores = best(start[None])
+        found.append(_climb(best, start, top, scores, nearby(0.5 * step), 3 if len(starts) == 1 else 1))
+    # the two that have come farthest go on
+    found = sorted(found, key=lambda one: -one[1])[:2]
+    ends = []
+    for matrix, top, scores in found:
+        for level in range(2, levels + 1):
+            matrix, top, scores = _climb(best, matrix, top, scores, nearby(step / 2**level), 2)
+        ends.append((matrix, top, scores))
+    matrix, top, scores = max(ends, key=lambda one: one[1])
+    matrix, top, scores = _top_of_turns(matrix, step / 2**levels, top, scores, look)
     place, height = _top_of_places(scores)
     middle = look.places // 2
     z, y, x = (p - middle for p in place)
     return [x, y, z], euler_angles(matrix).tolist(), max(height, top)
+
+
+def _climb(
+    best: Callable[[torch.Tensor], tuple[float, int, NDArray[np.float32]]],
+    matrix: torch.Tensor,
+    top: float,
+    scores: NDArray[np.float32],
+    turns: torch.Tensor,
+    steps: int,
+) -> tuple[torch.Tensor, float, NDArray[np.float32]]:
+    """Go to the best of the neighbours, so many times or until none is better."""
+    for _ in range(steps):
+        higher, index, there = best(turns @ matrix)
+        if higher <= top:
+            break
+        top, scores, matrix = higher, there, turns[index] @ matrix
+    return matrix, top, scores
 
 
 def _top_of_turns(
@@ -191,12 +259,13 @@ def _top_of_turns(
     step: float,
     top: float,
     scores: NDArray[np.float32],
-    best: Callable[[torch.Tensor], tuple[float, NDArray[np.float32]]],
+    look: _Patch,
 ) -> tuple[torch.Tensor, float, NDArray[np.float32]]:
     """The orientation at the top of a paraboloid through the neighbours."""
     size = math.radians(step)
     vectors = nearby_vectors(size)
-    values = np.array([best(turn @ matrix)[0] for turn in small_rotations(vectors)])
+    turned = look.scores(small_rotations(vectors) @ matrix)
+    values = turned.reshape(len(turned), -1).max(axis=1).astype(np.float64)
     v = (vectors / size).numpy()
     terms = np.stack([v[:, 0], v[:, 1], v[:, 2], *(v[:, i] * v[:, j] for i, j in _PAIRS)], axis=1)
     fit, *_ = np.linalg.lstsq(terms, values - top, rcond=None)
@@ -209,9 +278,10 @@ def _top_of_turns(
     move = -np.linalg.solve(hessian, fit[:3])
     if np.abs(move).max() > 1.5:
         return matrix, top, scores
-    turned = small_rotations(torch.from_numpy(move[None] * size))[0] @ matrix
-    height, found = best(turned)
-    return (turned, height, found) if height > top else (matrix, top, scores)
+    moved = small_rotations(torch.from_numpy(move[None] * size)) @ matrix
+    found = look.scores(moved)[0]
+    height = float(found.max())
+    return (moved[0], height, found) if height > top else (matrix, top, scores)
 
 
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))

@@ -13,7 +13,6 @@ import numba
 import numpy as np
 import scipy.fft
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from weft.errors import ItemError
@@ -67,6 +66,16 @@ class FineMap:
         grown[place[:, None], place[None, :], : n // 2 + 1] = shaped / half
         values = scipy.fft.irfftn(grown, s=(fine, fine, fine)) * OVERSAMPLING**3
         return cls(torch.from_numpy(values.astype(np.float32)).to(volume.device), n)
+
+    @classmethod
+    def of_mask(cls, mask: torch.Tensor) -> FineMap:
+        """Of a mask ``(n, n, n)``, linearly: its edge must not ring, for weights are never negative."""
+        n = mask.shape[0]
+        grown = OVERSAMPLING * (n - 1) + 1
+        fine = functional.interpolate(
+            mask[None, None].float(), (grown,) * 3, mode="trilinear", align_corners=True
+        )
+        return cls(functional.pad(fine[0, 0], (0, OVERSAMPLING - 1) * 3).contiguous(), n)
 
     def turned(self, matrices: torch.Tensor) -> torch.Tensor:
         """Copies for orientations ``(r, 3, 3)`` that take the template's coordinates to the tomogram's.
@@ -129,10 +138,3 @@ def turn_into(box, fine, matrix, radius):  # type: ignore[no-untyped-def]
                     fine[k + 1, j + 1, i] * (1 - u) + fine[k + 1, j + 1, i + 1] * u
                 ) * v
                 box[iz, iy, ix] = low * (1 - w) + high * w
-
-
-def crop_centre(box: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
-    """The middle of a cubic box: 2 · reach + 1 voxels around n//2."""
-    c = box.shape[-1] // 2
-    part = slice(c - reach, c + reach + 1)
-    return box[..., part, part, part]

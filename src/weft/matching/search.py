@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from weft.matching.candidates import SearchStatistics
-from weft.matching.kernel import Found, Part, correlate
+from weft.matching.kernel import Found, MaskedTemplate, Part, correlate
 from weft.matching.matcher import Matcher
 from weft.matching.parts import Block
 from weft.matching.plan import SearchSettings, Template
@@ -34,6 +34,7 @@ __all__ = ["Keeper", "SearchResult", "run_search", "search"]
 
 _BATCH = 128  # orientations between looks at the clock
 _SAVE_SECONDS = 60.0
+_NOTHING = -1.0  # the score of places where nothing was compared
 
 
 class Keeper(Protocol):
@@ -138,7 +139,8 @@ def run_search(
     # few parts: their orientations are shared among the threads
     shares = 1 if len(plan.parts) >= 2 * threads else math.ceil(2 * threads / len(plan.parts))
     clock = _Clock(len(plan.parts) * len(plan.rotations), progress)
-    task = _Task(matcher, allowed, shares, keeper, clock)
+    fine = [matcher.fine(index) for index in range(len(matcher.templates))]
+    task = _Task(matcher, fine, allowed, shares, keeper, clock)
     sums = _Sums()
     founds: list[list[Found]] = [[] for _ in plan.parts]
     lock = threading.Lock()
@@ -168,7 +170,7 @@ def run_search(
     else:
         _in_threads(threads, units, work, clock)
     if settings.random_phase:
-        scores += np.float32(sums.noise_mean)
+        np.add(scores, np.float32(sums.noise_mean), out=scores, where=scores > _NOTHING)
     return SearchResult(
         scores,
         numbers,
@@ -200,10 +202,10 @@ class _Sums:
         best, number = found.best.cpu(), found.number.cpu()
         if found.noise is not None:
             noise = found.noise.cpu().clamp(min=0.0)
-            self.noise += float(noise.sum(dtype=torch.float64))
-            self.places += noise.numel()
+            self.noise += float(noise[number >= 0].sum(dtype=torch.float64))
+            self.places += int((number >= 0).sum())
             best = best - noise
-        best = torch.where(number < 0, torch.full_like(best, -1.0), best)
+        best = torch.where(number < 0, torch.full_like(best, _NOTHING), best)
         return best.numpy(), number.clamp(min=0).numpy()
 
     @property
@@ -261,6 +263,7 @@ class _Clock:
 @dataclass(frozen=True)
 class _Task:
     matcher: Matcher
+    fine: list[MaskedTemplate]
     allowed: NDArray[np.bool_] | None
     shares: int
     keeper: Keeper | None
@@ -274,7 +277,7 @@ class _Task:
         done, found = 0, Found.empty(block.shape, matcher.settings.random_phase, matcher.device)
         before = keeper.load(unit) if keeper is not None else None
         if before is not None:
-            done, found = before
+            done, found = before[0], before[1].to(matcher.device)
             clock.count(done, resumed=True)
         mine = torch.arange(len(plan.rotations))[share :: self.shares]
         if done >= len(mine) or clock.stopped:
@@ -290,7 +293,7 @@ class _Task:
             wanted = wanted[plan.owner[wanted] == index]
             if not len(wanted):
                 continue
-            template, weights = matcher.prepared(index, place)
+            template, weights = self.fine[index], matcher.prepared_weights(index, place)
             part = Part.of(volume, template, block.shape, matcher.filters.deviation, allowed)
             for chosen in torch.split(wanted, _BATCH):
                 if clock.stopped:

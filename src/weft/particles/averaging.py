@@ -31,8 +31,8 @@ __all__ = ["Average", "AveragingSettings", "HalfSums", "average", "batches", "fs
 
 #: Coefficients of images that are held at a time.
 _BATCH = 4_000_000
-#: Weights below this share of their shell's mean are raised to it: nothing has been seen there.
-_LEAST_WEIGHT = 1e-3
+#: Weights below this share of their shell's mean are raised to it: next to nothing has been seen there.
+_LEAST_WEIGHT = 0.2
 #: FSC beyond its first fall below 0.143, for the Wiener filter.
 _NO_SIGNAL = 1e-3
 
@@ -192,7 +192,7 @@ class HalfSums:
             extra = (mean * ratio.to(mean.device)).float()
             weight = weight + extra[radius.round().long().clamp(max=len(extra) - 1)]
         spectrum = sums.data / torch.maximum(weight, _LEAST_WEIGHT * per_place).clamp(min=1e-20)
-        spectrum *= radius <= n // 2 - 1
+        spectrum *= radius <= n // 2 - 0.5
         spectrum = spectrum.roll((-(m // 2), -(m // 2)), (0, 1))
         full = irfft3(spectrum, m).roll((m // 2,) * 3, (0, 1, 2))
         inside = slice(m // 2 - n // 2, m // 2 - n // 2 + n)

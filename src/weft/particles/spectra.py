@@ -68,8 +68,9 @@ class Band:
         resolution: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> Band:
-        """All to `resolution` (Å), and at most to one before Nyquist."""
-        radius = float(size // 2 - 1)
+        """All to `resolution` (Å), and at most those of the last shell before Nyquist."""
+        # a hair less than half a period: grids twice as fine have a place on its far side
+        radius = size // 2 - 0.51
         if resolution > 0.0:
             radius = min(radius, size * pixel_size / resolution)
         uy = torch.fft.fftfreq(size, 1.0 / size, dtype=torch.float64, device=device)[:, None]

@@ -101,8 +101,9 @@ def candidate_file(job_path: Path, job: MatchJob, stem: str) -> Path:
 
 
 def _suffix(job_path: Path, job: MatchJob) -> str:
-    for template in job.templates:
-        if job_path.stem.startswith(start := f"{job.name}_{template.stem}"):
+    stems = [template.stem for template in job.templates]
+    for stem in ("+".join(stems), *stems):  # a search with several is called after all of them
+        if job_path.stem.startswith(start := f"{job.name}_{stem}"):
             return job_path.stem.removeprefix(start)
     return ""
 
@@ -160,7 +161,7 @@ def _take(job: MatchJob, path: Path, settings: CandidateSettings, mask: Path | N
         settings=settings,
         diameter=min((t.diameter for t in job.templates if t.diameter > 0.0), default=0.0),
         volume_size=job.volume_size,
-        mask=None if mask is None else _mask(job, mask),
+        mask=_without_beads(job, None if mask is None else _mask(job, mask), settings.beads),
         template=_map(job, path, "templates") if "templates" in job.files else None,
     )
     if len(found) and found.template.max() >= len(job.templates):
@@ -197,6 +198,27 @@ def _mask(job: MatchJob, pattern: Path) -> NDArray[Any]:
         file,
         f"the mask has {data.shape} voxels (z, y, x), {job.name} has {full} and {job.shape} were searched",
     )
+
+
+def _without_beads(job: MatchJob, mask: NDArray[Any] | None, leave_out: bool) -> NDArray[Any] | None:
+    """Where candidates may lie: not on gold, and not so near to it that both would share voxels."""
+    if not job.beads or not leave_out:
+        return mask
+    allowed = np.ones(job.shape, dtype=bool) if mask is None else np.asarray(mask) > 0.5
+    quarter = 0.25 * min(template.diameter for template in job.templates)
+    for x, y, z, radius in job.beads:
+        centre = (np.array([z, y, x]) - np.array(job.origin[::-1])) / job.voxel_size
+        reach = (radius + quarter) / job.voxel_size
+        window = tuple(
+            slice(max(0, int(np.ceil(c - reach))), max(0, int(np.floor(c + reach)) + 1)) for c in centre
+        )
+        axes = [np.arange(part.start, min(part.stop, n)) for part, n in zip(window, job.shape, strict=True)]
+        if not all(map(len, axes)):
+            continue
+        squares = [(axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)]
+        away = squares[0][:, None, None] + squares[1][:, None] + squares[2] > reach * reach
+        allowed[window] &= away
+    return allowed
 
 
 def _numbers(path: Path) -> NDArray[Any]:

@@ -75,6 +75,8 @@ class MatchJob:
         Of the search, for the record.
     hand : int
         −1, 0 or +1.
+    beads : list of (x, y, z, radius)
+        Å from the full volume's first voxel: gold beads that the alignment has followed.
     """
 
     name: str
@@ -90,6 +92,7 @@ class MatchJob:
     files: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     hand: int = 1
+    beads: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

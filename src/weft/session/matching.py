@@ -285,6 +285,7 @@ def match_tomogram(
         files=files,
         settings=settings.model_dump(mode="json") | {"found": facts},
         hand=round(float(matcher.imaging.geometry.hand)) if matcher.imaging is not None else 0,
+        beads=[_quad(bead) for bead in source.beads],
     )
     job.write(folder / f"{name}.json")
     keeper.clear()
@@ -348,7 +349,8 @@ def _refine(
     index = np.ravel_multi_index(tuple(voxels.T), found.scores.shape)
     numbers = np.asarray(found.numbers).reshape(-1)[index]
     places = (voxels + np.array(found.start)) * settings.binning + settings.binning // 2
-    refined = refine_places(fine, places, numbers, around=settings.binning + 1)
+    coarse = matcher if settings.binning > 1 else None
+    refined = refine_places(fine, places, numbers, around=settings.binning + 1, coarse=coarse)
     xyz = refined.xyz * fine.voxel_size + np.array(fine.origin)
     return {"xyz": xyz, "euler": refined.euler, "score": refined.score, "index": index}
 
@@ -375,6 +377,11 @@ def inside(root: Path, given: str) -> Path:
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:
     x, y, z = values
     return (float(x), float(y), float(z))
+
+
+def _quad(values: Sequence[float]) -> tuple[float, float, float, float]:
+    x, y, z, radius = values
+    return (float(x), float(y), float(z), float(radius))
 
 
 def _save_array(path: Path, array: NDArray[Any]) -> None:

@@ -91,6 +91,8 @@ class TomogramSource:
         What was added to the sum that was divided by, in units of one perfect image.
     notes : tuple of str
         What people should know about how this was found out.
+    beads : tuple of (x, y, z, radius)
+        Gold beads that the alignment has followed: Å from the full volume's first voxel.
     """
 
     name: str
@@ -109,6 +111,7 @@ class TomogramSource:
     cosine: bool = False
     regularisation: float = 0.1
     notes: tuple[str, ...] = ()
+    beads: tuple[tuple[float, ...], ...] = ()
 
     @property
     def size(self) -> tuple[float, float, float]:
@@ -177,7 +180,17 @@ def session_tomogram(series: TiltSeries) -> TomogramSource:
         dose_model=settings.dose_weighting if weighted else "warp",
         cosine=local and (settings.tilt_weighting == "cosine" or (by_counts and not in_counts)),
         regularisation=settings.regularisation if local else 0.1,
+        beads=_beads(series),
     )
+
+
+def _beads(series: TiltSeries) -> tuple[tuple[float, ...], ...]:
+    found = series.alignment
+    if found.method != "fiducials" or not len(found.markers):
+        return ()
+    radius = 5.0 * float(found.extras["bead_diameter_nm"])
+    places = found.markers + 0.5 * found.geometry.volume_size
+    return tuple((*place, radius) for place in places.tolist())
 
 
 def _in_counts(series: TiltSeries, counts: Numbers, pixel: float, target: float) -> bool:

@@ -18,12 +18,12 @@ from weft.web.files import inside
 from weft.web.room import EntryDep, Room, RoomDep, answers
 from weft.web.series_heads import MAPS
 
-__all__ = ["router"]
+__all__ = ["IMAGE", "Etag", "Revision", "SeriesDep", "SliceFormat", "file_answer", "headers_of", "router"]
 
 router = APIRouter(prefix="/api", tags=["tilt series"])
 
 _PNG: dict[str, Any] = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
-_IMAGE: dict[str, Any] = {
+IMAGE: dict[str, Any] = {
     "content": {
         kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")
     }
@@ -35,6 +35,7 @@ Revision = Annotated[str | None, Query(max_length=64, description="Makes the ans
 Etag = Annotated[str | None, Header(include_in_schema=False)]
 Map = Literal["raw", "deconvolved", "denoised"]
 TiltIndex = Annotated[int, Path(ge=0, le=100_000, description="As lists of tilts give it.")]
+SliceFormat = Annotated[Literal["png", "jpeg"], Query(description="JPEG is smaller, and not exact.")]
 Size = Annotated[int, Query(ge=64, le=4096, description="Pixels of the longer side.")]
 
 
@@ -137,17 +138,19 @@ def decide_tilts(entry: SeriesDep, room: RoomDep, body: models.TiltDecision) -> 
     return _tilt_list(after, room, record) | {"steps": _steps(room, after, record)}
 
 
-def _headers(path: FilePath, revision: str | None) -> dict[str, str]:
+def headers_of(path: FilePath, revision: str | None) -> dict[str, str]:
+    """How an answer made from a file may be kept."""
     stat = path.stat()
     tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"'
     return {"ETag": tag, "Cache-Control": _FOREVER if revision else _ASK_AGAIN}
 
 
-def _file(path: FilePath, revision: str | None, known: str | None) -> Response:
-    headers = _headers(path, revision)
+def file_answer(path: FilePath, revision: str | None, known: str | None, kind: str = "image/png") -> Response:
+    """A file as it is, unless the asker has it."""
+    headers = headers_of(path, revision)
     if known == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(path.read_bytes(), media_type="image/png", headers=headers)
+    return Response(path.read_bytes(), media_type=kind, headers=headers)
 
 
 def _tilt(entry: Entry, room: Room, index: int) -> tuple[dict[str, Any], Entry | None]:
@@ -179,12 +182,12 @@ def read_tilt_thumbnail(
     root = room.manager.session.root
     if row.get("thumbnail"):
         try:
-            return _file(inside(root, row["thumbnail"]), v, if_none_match)
+            return file_answer(inside(root, row["thumbnail"]), v, if_none_match)
         except FileNotFoundError:  # it was left out: there is the movie's own
             pass
     if movie is None or "thumbnail" not in movie.outputs:
         raise details.Missing(f"there is no picture of tilt {tilt} of {entry.name}")
-    return _file(inside(root, movie.outputs["thumbnail"]), v, if_none_match)
+    return file_answer(inside(root, movie.outputs["thumbnail"]), v, if_none_match)
 
 
 @router.get(
@@ -205,7 +208,7 @@ async def read_tilt_view(
         if output is None:
             raise details.Missing(f"there is no image of tilt {tilt} of {entry.name}")
         path = inside(room.manager.session.root, output)
-        headers = _headers(path, v)
+        headers = headers_of(path, v)
         try:
             return room.viewer.render(path, size, None, section), headers
         except (ValueError, IndexError) as error:
@@ -249,7 +252,7 @@ def read_series_picture(
     path = entry.outputs.get(picture, "")
     if not path.endswith(".png"):
         raise details.Missing(f"{entry.name} has no picture {picture}")
-    return _file(inside(room.manager.session.root, path), v, if_none_match)
+    return file_answer(inside(room.manager.session.root, path), v, if_none_match)
 
 
 def _map(entry: Entry, room: Room, which: Map) -> FilePath:
@@ -278,7 +281,7 @@ async def read_tomogram(
     return await room.viewer.run(work, request.is_disconnected)
 
 
-@router.get("/series/{id}/slice", response_class=Response, responses=answers(404, 409) | {200: _IMAGE})
+@router.get("/series/{id}/slice", response_class=Response, responses=answers(404, 409) | {200: IMAGE})
 async def read_slice(
     request: Request,
     entry: SeriesDep,
@@ -293,14 +296,14 @@ async def read_slice(
         int, Query(ge=64, le=4096, description="Pixels of the tomogram's longest side, at most.")
     ] = 1024,
     stretched: Annotated[bool, Query(description="With the contrast that is proposed.")] = False,
-    format: Annotated[Literal["png", "jpeg"], Query(description="JPEG is smaller, and not exact.")] = "png",
+    format: SliceFormat = "png",
     v: Revision = None,
 ) -> Response:
     """A section of a tomogram: (y, x) across z, (z, x) across y, (y, z) across x, as rows and columns."""
 
     def work() -> tuple[bytes, dict[str, str]]:
         path = _map(entry, room, map)
-        headers = _headers(path, v)
+        headers = headers_of(path, v)
         try:
             picture = room.tomograms.section(
                 path, axis, index, thickness=thickness, longest=size, stretched=stretched, form=format

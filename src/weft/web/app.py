@@ -11,10 +11,11 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 
 from weft.__about__ import __version__
-from weft.web import api_items, api_series, api_session
+from weft.web import api_items, api_matches, api_series, api_session
 from weft.web.events import STATUS_EVERY, Hub
 from weft.web.images import Viewer
 from weft.web.listing import ColumnCache
+from weft.web.matches import Matches
 from weft.web.page import STATIC, page_router
 from weft.web.room import Room, add_handlers
 from weft.web.security import Access, Gate
@@ -49,7 +50,8 @@ class Application(Gate):
         self, manager: Manager, access: Access, *, static: Path = STATIC, status_every: float = STATUS_EVERY
     ) -> None:
         self.hub = Hub(manager, status_every)
-        self.api = _api(Room(manager, Viewer(), self.hub, ColumnCache(), Tomograms(), Hands()), static)
+        room = Room(manager, Viewer(), self.hub, ColumnCache(), Tomograms(), Hands(), Matches())
+        self.api = _api(room, static)
         super().__init__(self.api, access)
 
 
@@ -81,6 +83,7 @@ def _api(room: Room, static: Path) -> FastAPI:
     app.include_router(api_session.router)
     app.include_router(api_items.router)
     app.include_router(api_series.router)
+    app.include_router(api_matches.router)
     _describe_security(app)
     app.include_router(page_router(static))
     return app

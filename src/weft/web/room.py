@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from weft.session.live import Manager
     from weft.web.events import Hub
     from weft.web.listing import ColumnCache
+    from weft.web.matches import Matches
     from weft.web.series_hand import Hands
     from weft.web.tomogram_slices import Tomograms
 
@@ -40,6 +41,7 @@ class Room:
     columns: ColumnCache
     tomograms: Tomograms
     hands: Hands
+    matches: Matches
 
     @property
     def board(self) -> Board:

@@ -104,6 +104,7 @@ class Tomograms:
 
     def __init__(self) -> None:
         self._levels: Kept[Levels] = Kept(1000, lambda levels: 1)
+        self._highest: Kept[float] = Kept(1000, lambda value: 1)
         self._pictures: Kept[bytes] = Kept(_KEPT_PICTURES, len)
         self._columns: Kept[NDArray[np.uint8]] = Kept(_KEPT_COLUMNS, lambda block: block.nbytes)
 
@@ -120,6 +121,23 @@ class Tomograms:
         if known is None:
             known = _measured(path)
             self._levels.put(key, known)
+        return known
+
+    def highest(self, path: Path) -> float:
+        """The highest value of a map; −∞ where none is finite.
+
+        Raises
+        ------
+        InputFileError, OSError, ValueError
+            When the file cannot be read.
+        """
+        key = _identity(path)
+        known = self._highest.get(key)
+        if known is None:
+            with _opened(path) as volume:
+                nz, ny, _ = volume.info.shape
+                known = max(_top(volume.rows(z, 0, ny)) for z in range(nz))
+            self._highest.put(key, known)
         return known
 
     def describe(self, path: Path) -> dict[str, Any]:
@@ -150,6 +168,7 @@ class Tomograms:
         longest: int = 1024,
         stretched: bool = False,
         form: Picture = "png",
+        levels: Levels | None = None,
     ) -> bytes:
         """A section as a picture.
 
@@ -169,6 +188,8 @@ class Tomograms:
         stretched : bool
             With the contrast proposed, instead of the whole grey scale.
         form : {"png", "jpeg"}
+        levels : Levels, optional
+            The grey scale; by default that of the map.
 
         Raises
         ------
@@ -178,11 +199,11 @@ class Tomograms:
             When the file cannot be read.
         """
         identity = _identity(path)
-        key: Any = (identity, axis, index, thickness, longest, stretched, form)
+        key: Any = (identity, axis, index, thickness, longest, stretched, form, levels)
         found = self._pictures.get(key)
         if found is not None:
             return found
-        levels = self.levels(path)
+        levels = levels or self.levels(path)
         with _opened(path) as volume:
             shape = volume.info.shape
             length = shape["zyx".index(axis)]
@@ -214,7 +235,7 @@ class Tomograms:
 
     def _block(self, volume: _Volume, identity: Any, levels: Levels, number: int) -> NDArray[np.uint8]:
         """Neighbouring sections along x: (sections, y, z)."""
-        key = (identity, number)
+        key = (identity, number, levels)
         block = self._columns.get(key)
         if block is None:
             nz, ny, nx = volume.info.shape
@@ -230,6 +251,11 @@ class Tomograms:
 def _identity(path: Path) -> tuple[str, int, int, int]:
     stat = path.stat()
     return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _top(values: NDArray[np.float32]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else float("-inf")
 
 
 def _along(volume: _Volume, axis: Axis, first: int, last: int) -> NDArray[np.float32]:

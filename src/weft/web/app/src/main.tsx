@@ -8,6 +8,7 @@ import "./styles/gallery.css";
 import "./styles/micrograph.css";
 import "./styles/settings.css";
 import "./styles/series.css";
+import "./styles/matches.css";
 
 render(<App />, document.getElementById("app")!);
 start();

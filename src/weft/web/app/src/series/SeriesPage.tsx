@@ -12,6 +12,7 @@ import { Shape, StateBadge } from "../ui/states";
 import { AlignmentView } from "./AlignmentView";
 import { AnglePlots } from "./AnglePlots";
 import { CtfView } from "./CtfView";
+import { MatchesView } from "./MatchesView";
 import { hoveredTilt } from "./state";
 import { OrderSwitch, TiltStrip } from "./TiltStrip";
 import { MapSwitch, TomogramView } from "./TomogramView";
@@ -22,6 +23,7 @@ const TABS: readonly [string, string][] = [
   ["alignment", "Alignment"],
   ["ctf", "CTF and hand"],
   ["tomogram", "Tomogram"],
+  ["matches", "Matches"],
   ["steps", "Steps"],
 ];
 
@@ -209,7 +211,7 @@ export function SeriesPage({ id }: { id: string }) {
           ))}
         </fieldset>
         {show === "tilts" && <OrderSwitch />}
-        {show === "tomogram" && <MapSwitch one={one} />}
+        {(show === "tomogram" || show === "matches") && <MapSwitch one={one} />}
       </div>
       {show === "tilts" && (
         <>
@@ -226,6 +228,7 @@ export function SeriesPage({ id }: { id: string }) {
       {show === "alignment" && <AlignmentView one={one} tilts={tilts.tilts} first={Number(query.get("tilt") ?? Number.NaN)} />}
       {show === "ctf" && <CtfView one={one} />}
       {show === "tomogram" && <TomogramView one={one} />}
+      {show === "matches" && <MatchesView one={one} onSaved={again} />}
       {show === "steps" && <StepsPanel item={one} />}
     </main>
   );

@@ -1,9 +1,9 @@
-/** One section of a tomogram on a canvas; a click goes to that place in the other two. */
+/** One section of a tomogram on a canvas, with what is drawn over it; a click goes to that place in the other two. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bitmap } from "../data/api";
 import { slice, type Axis, type MapName, type TomogramInfo } from "../data/series";
 import { complain } from "../data/store";
-import { scaleBarPainter } from "../micrograph/overlays";
+import { colourAt, scaleBarPainter } from "../micrograph/overlays";
 import { Viewer, type Painter } from "../micrograph/viewer";
 
 export type Place = Record<Axis, number>;
@@ -13,6 +13,12 @@ export const SIDES: Record<Axis, readonly [Axis, Axis]> = { z: ["x", "y"], y: ["
 export const PLANES: Record<Axis, string> = { z: "xy", y: "xz", x: "yz" };
 
 export const voxels = (info: TomogramInfo): Place => ({ z: info.shape[0], y: info.shape[1], x: info.shape[2] });
+
+/** Another map's section over it, in colours: its picture, and which field it covers (left, top, width, height; Å). */
+export interface Layer {
+  address: string;
+  field: readonly [number, number, number, number];
+}
 
 interface Props {
   id: string;
@@ -28,8 +34,17 @@ interface Props {
   bar: boolean;
   width: number;
   height: number;
+  layer?: Layer | null;
+  over?: Painter | null;
   onPlace: (place: Partial<Place>) => void;
 }
+
+const layerPainter =
+  (picture: HTMLCanvasElement, [left, top, width, height]: Layer["field"]): Painter =>
+  (context, frame) => {
+    const [x, y] = frame.toScreen(left, top);
+    context.drawImage(picture, x, y, width * frame.scale, height * frame.scale);
+  };
 
 function crosshair(across: number, down: number): Painter {
   return (context, frame) => {
@@ -49,12 +64,55 @@ function crosshair(across: number, down: number): Painter {
   };
 }
 
+/** Grey values in colours that grow out of nothing. */
+function coloured(image: ImageBitmap): HTMLCanvasElement {
+  const canvas = document.createElement("canvas");
+  canvas.width = image.width;
+  canvas.height = image.height;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  if (context) {
+    context.drawImage(image, 0, 0);
+    const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+    const { data } = pixels;
+    for (let i = 0; i < data.length; i += 4) {
+      const value = data[i]!;
+      data.set(RAMP.subarray(4 * value, 4 * value + 4), i);
+    }
+    context.putImageData(pixels, 0, 0);
+  }
+  image.close();
+  return canvas;
+}
+
+const RAMP = new Uint8ClampedArray(
+  Array.from({ length: 256 }, (_, v) => [...colourAt(v / 255), v === 0 ? 0 : 40 + 190 * (v / 255) ** 0.6]).flat(),
+);
+
+/** The layer's picture; the one before stays until it has come. */
+function useLayer(layer: Layer | null | undefined): { picture: HTMLCanvasElement; field: Layer["field"] } | null {
+  const [shown, setShown] = useState<{ picture: HTMLCanvasElement; field: Layer["field"] } | null>(null);
+  useEffect(() => {
+    if (!layer) {
+      setShown(null);
+      return;
+    }
+    const controller = new AbortController();
+    bitmap(layer.address, controller.signal).then(
+      (image) => setShown({ picture: coloured(image), field: layer.field }),
+      (error: unknown) => !controller.signal.aborted && complain(error),
+    );
+    return () => controller.abort();
+  }, [layer?.address]);
+  return shown;
+}
+
 export function SlicePane(props: Props) {
   const { id, revision, info, map, axis, place, thickness, size, contrast, bar, width, height } = props;
   const host = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const viewer = useRef<Viewer | null>(null);
   const [busy, setBusy] = useState(false);
+  const layer = useLayer(props.layer);
   const counts = voxels(info);
   const [across, down] = SIDES[axis];
   const pixel = info.pixel_size ?? 1;
@@ -102,6 +160,8 @@ export function SlicePane(props: Props) {
   useEffect(() => {
     if (!viewer.current) return;
     viewer.current.painters = [
+      ...(layer ? [layerPainter(layer.picture, layer.field)] : []),
+      ...(props.over ? [props.over] : []),
       crosshair((place[across] + 0.5) * pixel, (place[down] + 0.5) * pixel),
       ...(bar ? [scaleBarPainter] : []),
     ];
@@ -110,7 +170,7 @@ export function SlicePane(props: Props) {
       props.onPlace({ [across]: at(x, counts[across]), [down]: at(y, counts[down]) });
     };
     viewer.current.redraw();
-  }, [place[across], place[down], bar, pixel, counts[across], counts[down]]);
+  }, [place[across], place[down], bar, pixel, counts[across], counts[down], layer, props.over]);
 
   return (
     <div class="slice-pane" ref={host} style={{ width: `${width}px`, height: `${height}px` }} data-pane={axis} aria-busy={busy}>

@@ -1,10 +1,12 @@
 /** A tomogram as three sections through one place. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import type { ComponentChildren } from "preact";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { seriesApi, type Axis, type MapName, type SeriesDetails, type TomogramInfo } from "../data/series";
 import { Slider } from "../micrograph/ViewTools";
+import type { Painter } from "../micrograph/viewer";
 import { number } from "../ui/format";
 import { useFetched, useKeys } from "../ui/hooks";
-import { PLANES, SIDES, SlicePane, voxels, type Place } from "./SlicePane";
+import { PLANES, SIDES, SlicePane, voxels, type Layer, type Place } from "./SlicePane";
 import { map as chosenMap, pane, thickness } from "./state";
 
 const GAP = 4;
@@ -32,7 +34,23 @@ function layout(counts: Place, width: number, height: number, single: Axis | nul
   };
 }
 
-function Sections({ one, info }: { one: SeriesDetails; info: TomogramInfo }) {
+/** What is drawn over the sections. */
+export interface Drawn {
+  layer: (axis: Axis, place: Place, size: number) => Layer | null;
+  over: (axis: Axis, place: Place) => Painter | null;
+}
+
+interface SectionsProps {
+  one: SeriesDetails;
+  info: TomogramInfo;
+  drawn?: Drawn;
+  /** Where to go, each time that it is another object. */
+  target?: Place | null;
+  /** Above the tools of the sections. */
+  children?: ComponentChildren;
+}
+
+export function Sections({ one, info, drawn, target, children }: SectionsProps) {
   const counts = voxels(info);
   const middle = (): Place => ({ x: counts.x >> 1, y: counts.y >> 1, z: counts.z >> 1 });
   const [place, setPlace] = useState(middle);
@@ -40,6 +58,9 @@ function Sections({ one, info }: { one: SeriesDetails; info: TomogramInfo }) {
   const [room, setRoom] = useState({ width: 0, height: 0 });
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => setContrast([info.black, info.white]), [info]);
+  useEffect(() => {
+    if (target) move(target);
+  }, [target]);
   useEffect(() => {
     const element = box.current!;
     // all three are seen without scrolling, where that leaves them large enough
@@ -75,6 +96,10 @@ function Sections({ one, info }: { one: SeriesDetails; info: TomogramInfo }) {
   const needed = Math.max(...info.shape) * scale * (window.devicePixelRatio || 1);
   const size = SIZES.find((one) => one >= needed * 0.8) ?? SIZES.at(-1)!;
   const pixel = info.pixel_size ?? 0;
+  const overs = useMemo(
+    () => new Map(AXES.map((axis) => [axis, drawn?.over(axis, place) ?? null])),
+    [drawn, place, thickness.value],
+  );
   return (
     <div class="tomogram-layout">
       <div class={`slice-panes${narrow ? " single" : ""}`} ref={box}>
@@ -93,85 +118,90 @@ function Sections({ one, info }: { one: SeriesDetails; info: TomogramInfo }) {
             bar={index === 0}
             width={each.width}
             height={each.height}
+            layer={drawn?.layer(each.axis, place, size) ?? null}
+            over={overs.get(each.axis) ?? null}
             onPlace={move}
           />
         ))}
       </div>
-      <section class="panel slice-tools" aria-label="Sections">
-        {narrow && (
-          <fieldset class="segmented">
-            <legend class="visually-hidden">Which section</legend>
-            {AXES.map((axis) => (
-              <label key={axis}>
-                <input type="radio" name="pane" checked={pane.value === axis} onChange={() => (pane.value = axis)} />
-                <span>{PLANES[axis]}</span>
-              </label>
-            ))}
-          </fieldset>
-        )}
-        {(["x", "y", "z"] as const).map((axis) => (
-          <label class="slider place-slider" key={axis}>
-            <span class="label">{axis}</span>
+      <div class="slice-side">
+        {children}
+        <section class="panel slice-tools" aria-label="Sections">
+          {narrow && (
+            <fieldset class="segmented">
+              <legend class="visually-hidden">Which section</legend>
+              {AXES.map((axis) => (
+                <label key={axis}>
+                  <input type="radio" name="pane" checked={pane.value === axis} onChange={() => (pane.value = axis)} />
+                  <span>{PLANES[axis]}</span>
+                </label>
+              ))}
+            </fieldset>
+          )}
+          {(["x", "y", "z"] as const).map((axis) => (
+            <label class="slider place-slider" key={axis}>
+              <span class="label">{axis}</span>
+              <input
+                type="range"
+                min={0}
+                max={counts[axis] - 1}
+                step={1}
+                value={place[axis]}
+                aria-label={`Section along ${axis}`}
+                onInput={(event) => move({ [axis]: event.currentTarget.valueAsNumber })}
+              />
+              <output>{place[axis] + 1}<span class="muted"> / {counts[axis]}</span></output>
+            </label>
+          ))}
+          <label class="slider place-slider">
+            <span class="label">Average</span>
             <input
               type="range"
-              min={0}
-              max={counts[axis] - 1}
+              min={1}
+              max={Math.min(32, counts.z)}
               step={1}
-              value={place[axis]}
-              aria-label={`Section along ${axis}`}
-              onInput={(event) => move({ [axis]: event.currentTarget.valueAsNumber })}
+              value={thickness.value}
+              aria-label="Sections that are averaged"
+              onInput={(event) => (thickness.value = event.currentTarget.valueAsNumber)}
             />
-            <output>{place[axis] + 1}<span class="muted"> / {counts[axis]}</span></output>
+            <output>{pixel > 0 ? `${number((thickness.value * pixel) / 10)} nm` : thickness.value}</output>
           </label>
-        ))}
-        <label class="slider place-slider">
-          <span class="label">Average</span>
-          <input
-            type="range"
-            min={1}
-            max={Math.min(32, counts.z)}
-            step={1}
-            value={thickness.value}
-            aria-label="Sections that are averaged"
-            onInput={(event) => (thickness.value = event.currentTarget.valueAsNumber)}
-          />
-          <output>{pixel > 0 ? `${number((thickness.value * pixel) / 10)} nm` : thickness.value}</output>
-        </label>
-        <div class="contrast-tools" role="group" aria-label="Contrast">
-          <span class="group-name">Contrast</span>
-          <Slider label="Black" min={0} max={254} step={1} value={contrast[0]} onInput={(value) => setContrast([value, Math.max(value + 1, contrast[1])])} />
-          <Slider label="White" min={1} max={255} step={1} value={contrast[1]} onInput={(value) => setContrast([Math.min(contrast[0], value - 1), value])} />
-          <button
-            type="button"
-            class="button small"
-            disabled={contrast[0] === info.black && contrast[1] === info.white}
-            onClick={() => setContrast([info.black, info.white])}
-          >
-            Reset
-          </button>
-        </div>
-        <table class="file-table">
-          <tbody>
-            <tr><th scope="row">Voxels</th><td>{`${counts.x} × ${counts.y} × ${counts.z}`}</td></tr>
-            {pixel > 0 && <tr><th scope="row">Voxel size</th><td>{number(pixel)} Å</td></tr>}
-            {pixel > 0 && (
-              <tr>
-                <th scope="row">Place</th>
-                <td>{(["x", "y", "z"] as const).map((axis) => number((place[axis] * pixel) / 10, 4)).join(", ")} nm</td>
-              </tr>
-            )}
-          </tbody>
-        </table>
-        <p class="slice-help muted small">
-          Click a section to go there; the wheel magnifies. <kbd>,</kbd> <kbd>.</kbd> next section in z, <kbd>c</kbd> the middle, <kbd>d</kbd> deconvolved.
-        </p>
-      </section>
+          <div class="contrast-tools" role="group" aria-label="Contrast">
+            <span class="group-name">Contrast</span>
+            <Slider label="Black" min={0} max={254} step={1} value={contrast[0]} onInput={(value) => setContrast([value, Math.max(value + 1, contrast[1])])} />
+            <Slider label="White" min={1} max={255} step={1} value={contrast[1]} onInput={(value) => setContrast([Math.min(contrast[0], value - 1), value])} />
+            <button
+              type="button"
+              class="button small"
+              disabled={contrast[0] === info.black && contrast[1] === info.white}
+              onClick={() => setContrast([info.black, info.white])}
+            >
+              Reset
+            </button>
+          </div>
+          <table class="file-table">
+            <tbody>
+              <tr><th scope="row">Voxels</th><td>{`${counts.x} × ${counts.y} × ${counts.z}`}</td></tr>
+              {pixel > 0 && <tr><th scope="row">Voxel size</th><td>{number(pixel)} Å</td></tr>}
+              {pixel > 0 && (
+                <tr>
+                  <th scope="row">Place</th>
+                  <td>{(["x", "y", "z"] as const).map((axis) => number((place[axis] * pixel) / 10, 4)).join(", ")} nm</td>
+                </tr>
+              )}
+            </tbody>
+          </table>
+          <p class="slice-help muted small">
+            Click a section to go there; the wheel magnifies. <kbd>,</kbd> <kbd>.</kbd> next section in z, <kbd>c</kbd> the middle, <kbd>d</kbd> deconvolved.
+          </p>
+        </section>
+      </div>
     </div>
   );
 }
 
 /** The map that is shown: the one that was chosen where the series has it, else the one that is seen best. */
-function mapOf(one: SeriesDetails): MapName {
+export function mapOf(one: SeriesDetails): MapName {
   const maps = one.tomogram?.maps ?? [];
   if (chosenMap.value && maps.includes(chosenMap.value)) return chosenMap.value;
   return maps.find((name) => name === "denoised") ?? maps.find((name) => name === "deconvolved") ?? "raw";

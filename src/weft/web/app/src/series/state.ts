@@ -16,3 +16,8 @@ export const map = signal<MapName | null>(null);
 export const thickness = signal(1);
 /** The section that a narrow screen shows. */
 export const pane = signal<Axis>("z");
+
+/** Templates of the search that is shown; empty for the first that a series has. */
+export const searched = signal("");
+export const showScores = signal(false);
+export const showMatches = signal(true);

@@ -8,6 +8,8 @@ export const STEP_NAMES: Record<string, string> = {
   align: "Alignment",
   tilt_ctf: "CTF",
   reconstruct: "Tomogram",
+  match: "Search",
+  candidates: "Candidates",
 };
 
 export const stepName = (step: string): string => STEP_NAMES[step] ?? step.replaceAll("_", " ");
