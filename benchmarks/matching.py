@@ -3,7 +3,7 @@
     python benchmarks/matching.py [DATA] [--only TS_A] [--work DIR] [--step 8]
 
 DATA is the folder of reference data (default: WEFT_REFERENCE_DATA, else ../shared/data). With --work the
-sessions are kept and used again. Searches bin the tomogram to voxels of about 20 Å and refine at full resolution.
+sessions are kept and used again. Searches bin tomograms to voxels of some 20 Å and refine at full resolution.
 """
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
-"""Template matching in pytom-match-pick on the processor, through the NumPy stand-in for CuPy.
+"""Template matching side by side with pytom-match-pick on the processor, by the NumPy stand-in for CuPy.
 
-    python benchmarks/pytom.py FOLDER [--step 38.53] [--threads 1]
+    PYTHONPATH=src python benchmarks/pytom.py FOLDER [--step 38.53] [--only NAME ...] [--no-times]
 
 FOLDER gets a virtual environment with pytom-match-pick (GPL; it is installed and run as a program, nothing of
-it is here), the simulated tomogram, its template and mask, and what the search found. A search is measured as
-a whole process; its start-up, measured with a search of one orientation, is taken off the time per voxel.
+it is here), the simulated tomograms, their template and mask, and what both have found in the same
+orientations. A search is measured as a whole process; its start-up, measured with a search of one
+orientation, is taken off the time per voxel.
+
+Cases: `direct` compares without any weights; `same` has Weft's 3D CTF multiply the template in both; `tilts`
+(missing wedge and cosine), `ctf` (CTF and dose, too) and `hand` (halves with their own defocus) take each
+program's own weights, and the CTF that pytom 0.14 multiplies the tomogram by is switched off.
 """
 
 from __future__ import annotations
@@ -13,14 +18,16 @@ import argparse
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mrcfile
 import numpy as np
+import weft_match
 from measuring import Usage, measure, table
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from weft_match import Job, Tilts
 
 STANDIN = Path(__file__).parent / "cupy_standin"
 PROGRAMS = ["pytom-match-pick==0.14.0", "voltools==0.6.0"]
@@ -36,12 +43,8 @@ LIBRARIES = [
     "lxml",
 ]
 
-SIZE = 100  # voxels of the tomogram along each axis
-BOX = 25  # odd, so that the centre of rotation, (n - 1)/2 in pytom, is a voxel in both programs
 VOXEL = 10.0  # Å
-RADIUS, SOFT = 10, 0.7  # voxels, of the mask
-NOISE = 0.25  # of the densest voxel
-# x y z about the centre, standard deviation (all in voxels), and height: six balls without any symmetry
+# x y z about the centre, standard deviation (all in voxels of the full size), and height: no symmetry
 BALLS = np.array(
     [
         [0, 0, 0, 2.6, 1.0],
@@ -52,35 +55,85 @@ BALLS = np.array(
         [-4, -2, -2, 1.2, 1.0],
     ]
 )
+ANGLES = np.arange(-60.0, 61.0, 3.0)  # degrees
+
+
+def dose_symmetric() -> list[float]:
+    """e/Å² by the end of each tilt, 3 each, from the middle outwards."""
+    order = np.argsort(np.abs(ANGLES) + 1e-3 * (ANGLES > 0.0), kind="stable")
+    dose = np.empty(len(ANGLES))
+    dose[order] = 3.0 * np.arange(1, len(ANGLES) + 1)
+    return [float(d) for d in dose]
+
+
+DEFOCUS = [float(d) for d in 3.0 + 0.05 * np.sin(np.arange(len(ANGLES)))]  # µm
+WEDGE = Tilts(ANGLES.tolist(), [], [])
+CTF = Tilts(ANGLES.tolist(), dose_symmetric(), DEFOCUS)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """How large things are, voxels; noise in units of the densest voxel.
+
+    The box is odd, so that the centre of rotation, (n - 1)/2 in pytom, is a voxel in both programs.
+    """
+
+    size: int = 100
+    box: int = 25
+    radius: float = 10.0
+    soft: float = 0.7
+    scale: float = 1.0
+    corners: tuple[int, ...] = (27, 73)
+    wander: float = 6.0
+
+    def density(
+        self, size: int, centre: NDArray[np.float64], turn: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The particle, turned and placed, in a cube [z, y, x]."""
+        out = np.zeros((size,) * 3)
+        for *place, width, height in BALLS * np.array([self.scale] * 4 + [1.0]):
+            x, y, z = (
+                np.exp(-((np.arange(size) - c) ** 2) / (2 * width**2))
+                for c in centre + turn @ np.array(place)
+            )
+            out += height * np.einsum("k,j,i->kji", z, y, x)
+        return out
 
 
 @dataclass(frozen=True)
 class Case:
-    """A search, as files, and its truth.
+    """Tomograms that hold the same particles, as files, and their truth.
 
     Attributes
     ----------
-    tomogram, template, mask : Path
+    folder : Path
+        tomogram.mrc, wedge.mrc (seen by tilts) and ctf.mrc (with CTF and dose); template.mrc, mask.mrc;
+        angles.tlt, dose.txt and defocus.txt.
+    scene : Scene
     positions : (n, 3)
         Where the particles' centres are, voxels, x y z.
     rotations : (n, 3, 3)
         From the template's coordinates, x y z, to the tomogram's.
     """
 
-    tomogram: Path
-    template: Path
-    mask: Path
+    folder: Path
+    scene: Scene
     positions: NDArray[np.float64]
     rotations: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a search took and found: volumes [z, y, x], the angles as numbers in the list that it searched."""
+    """What a search took and found: volumes [z, y, x], the angles as numbers in the list that it searched.
+
+    `took`: CPU and wall seconds of the search alone, where they are known.
+    """
 
     usage: Usage
     scores: NDArray[np.float32]
-    angles: NDArray[np.float32]
+    numbers: NDArray[np.int64]
+    took: list[float] = field(default_factory=list)
+    std: float = float("nan")
 
 
 def environment(folder: Path) -> Path:
@@ -95,34 +148,30 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def density(size: int, centre: NDArray[np.float64], rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The particle, turned and placed, in a cube [z, y, x]."""
-    out = np.zeros((size,) * 3)
-    for *place, width, height in BALLS:
-        x, y, z = (
-            np.exp(-((np.arange(size) - c) ** 2) / (2 * width**2))
-            for c in centre + rotation @ np.array(place)
-        )
-        out += height * np.einsum("k,j,i->kji", z, y, x)
-    return out
-
-
-def make_case(folder: Path, python: Path, seed: int = 11) -> Case:
-    """Eight particles at sub-voxel places in white noise; the mask is pytom's own."""
-    random = np.random.default_rng(seed)
-    corners = np.stack(np.meshgrid(*[[27, 73]] * 3), -1).reshape(-1, 3)
-    positions = corners + random.uniform(-6, 6, corners.shape)
-    rotations = Rotation.random(len(positions), random_state=random).as_matrix()
-    particles = sum(density(SIZE, p, r) for p, r in zip(positions, rotations))
-    tomogram = particles + NOISE * random.normal(size=particles.shape)
-    template = density(BOX, np.full(3, BOX // 2), np.eye(3))
-    case = Case(folder / "tomogram.mrc", folder / "template.mrc", folder / "mask.mrc", positions, rotations)
-    for path, values in ((case.tomogram, tomogram), (case.template, template)):
-        mrcfile.write(path, values.astype(np.float32), voxel_size=VOXEL, overwrite=True)
-    words = ["-b", BOX, "-r", RADIUS, "-s", SOFT, "--voxel-size", VOXEL, "-o", case.mask]
+def make_case(folder: Path, python: Path, scene: Scene | None = None, seed: int = 11) -> Case:
+    """Eight particles at sub-voxel places in noise that is white where it is seen; the mask is pytom's own."""
+    scene, random = scene or Scene(), np.random.default_rng(seed)
+    corners = np.stack(np.meshgrid(*[scene.corners] * 3), -1).reshape(-1, 3)
+    positions = corners + random.uniform(-scene.wander, scene.wander, corners.shape)
+    turns = Rotation.random(len(positions), random_state=random).as_matrix()
+    shape = (scene.size,) * 3
+    particles = sum(scene.density(scene.size, p, r) for p, r in zip(positions, turns, strict=True))
+    noise = random.normal(size=shape)
+    template = scene.density(scene.box, np.full(3, scene.box // 2), np.eye(3))
+    maps = {"template": template, "tomogram": particles + 0.25 * noise}
+    for name, tilts, level in (("wedge", WEDGE, 0.2), ("ctf", CTF, 0.05)):
+        kept = weft_match.weights(tilts, shape, VOXEL, scene.size)
+        seen = np.fft.rfftn(particles - particles.mean()) * kept + level * np.fft.rfftn(noise) * (kept != 0.0)
+        maps[name] = np.fft.irfftn(seen, s=shape)
+    for name, values in maps.items():
+        mrcfile.write(folder / f"{name}.mrc", values.astype(np.float32), voxel_size=VOXEL, overwrite=True)
+    for name, column in (("angles.tlt", CTF.angles), ("dose.txt", CTF.dose), ("defocus.txt", CTF.defocus)):
+        np.savetxt(folder / name, column, "%.6f")
+    words = ["-b", scene.box, "-r", scene.radius, "-s", scene.soft]
+    words += ["--voxel-size", VOXEL, "-o", folder / "mask.mrc"]
     program = python.with_name("pytom_create_mask.py")
     subprocess.run([program, *map(str, words)], env=surroundings(1), check=True)
-    return case
+    return Case(folder, scene, positions, turns)
 
 
 def surroundings(threads: int) -> dict[str, str]:
@@ -136,65 +185,212 @@ def surroundings(threads: int) -> dict[str, str]:
     }
 
 
-def search(folder: Path, python: Path, case: Case, angles: str | Path, threads: int = 1) -> Search:
-    """Match the case; ±90° leaves it without a missing wedge.
+_WEIGHTED: list[str | Path] = ["-a", "angles.tlt", "--per-tilt-weighting"]
+_WITH_CTF: list[str | Path] = ["--no-tomogram-ctf", *_WEIGHTED, "--dose-accumulation", "dose.txt"]
+_WITH_CTF += ["--defocus", "defocus.txt", "--amplitude-contrast", "0.08"]
+_WITH_CTF += ["--spherical-aberration", "2.7", "--voltage", "300"]
+#: Tomogram, and words of pytom's command line; ±90° leaves it without a missing wedge.
+COMMANDS: dict[str, tuple[str, list[str | Path]]] = {
+    "plain": ("tomogram", ["-a", "-90", "90"]),
+    "tilts": ("wedge", _WEIGHTED),
+    "ctf": ("ctf", _WITH_CTF),
+    "hand": ("ctf", [*_WITH_CTF, "--defocus-handedness", "1", "-s", "2", "1", "1"]),
+}
+
+
+def search(
+    python: Path, case: Case, name: str, angles: str | Path, threads: int = 1, run: str = ""
+) -> Search:
+    """One of `COMMANDS` by pytom's own command.
 
     Parameters
     ----------
     angles : str or path
         The step in degrees, or a file of ZXZ angles in radians, one orientation a line.
+    run : str
+        What to call the folder of its results.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    words: list[str | Path] = [
+    stem, words = COMMANDS[name]
+    out = case.folder / (run or name)
+    out.mkdir(exist_ok=True)
+    command: list[str | Path] = [
+        python,
+        STANDIN / "match_template.py",
         "-t",
-        case.template,
+        "template.mrc",
         "-v",
-        case.tomogram,
-        "-m",
-        case.mask,
-        "-d",
-        folder,
-        "-g",
-        "0",
+        f"{stem}.mrc",
     ]
-    words += ["-a", "-90", "90", "--angular-search", angles, "--voxel-size-angstrom", str(VOXEL)]
-    command = [python, STANDIN / "match_template.py", *words]
-    usage = measure(command, env=surroundings(threads), log=folder / "log.txt")
-    scores, found = (mrcfile.read(folder / f"tomogram_{what}.mrc") for what in ("scores", "angles"))
-    return Search(usage, scores, found)
+    command += ["-m", "mask.mrc", "-d", out, "-g", "0", "--voxel-size-angstrom", str(VOXEL)]
+    command += ["--angular-search", angles, *words]
+    usage = measure(command, cwd=case.folder, env=surroundings(threads), log=out / "log.txt")
+    scores, found = (mrcfile.read(out / f"{stem}_{what}.mrc") for what in ("scores", "angles"))
+    return Search(usage, scores, found.astype(np.int64))
+
+
+def search_direct(python: Path, case: Case, step: str, weights: NDArray[np.float32] | None = None) -> Search:
+    """Without pytom's filters of the tomogram; the angles are left in the case's angles.npy."""
+    name = "direct" if weights is None else "same"
+    out, tomogram = case.folder / f"{name}.npz", "tomogram.mrc" if weights is None else "ctf.mrc"
+    command = [python, STANDIN / "direct_search.py", tomogram, "template.mrc", "mask.mrc", step, out]
+    if weights is not None:
+        np.save(case.folder / "weights.npy", weft_match.whole_transform(weights))
+        command += ["--weights", "weights.npy"]
+    log = case.folder / f"{name}.txt"
+    usage = measure(command, cwd=case.folder, env=surroundings(1), log=log)
+    found = np.load(out)
+    np.save(case.folder / "angles.npy", found["angles"])
+    return Search(usage, found["scores"], found["numbers"], found["took"].tolist(), float(found["std"]))
+
+
+def search_by_weft(case: Case, name: str, threads: int = 1, angles: str = "angles.npy") -> Search:
+    """The same in Weft, over the angles that are in a file of the case; its work is in weft_match.py."""
+    tilts = {"direct": None, "tilts": WEDGE, "hand": replace(CTF, hand=1.0)}.get(name, CTF)
+    tomogram = {"direct": "tomogram", "tilts": "wedge"}.get(name, "ctf")
+    out = case.folder / f"weft_{name}_{threads}.npz"
+    paths = [str(case.folder / f) for f in (f"{tomogram}.mrc", "template.mrc", "mask.mrc", angles)]
+    job = Job(*paths, str(out), VOXEL, threads, tilts, halves=name == "hand")
+    job.write(case.folder / "job.json")
+    command = [sys.executable, Path(weft_match.__file__), case.folder / "job.json"]
+    number = str(threads)
+    env = {**os.environ, "OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number}
+    usage = measure(command, env=env, log=case.folder / "weft.txt")
+    found = np.load(out)
+    return Search(usage, found["scores"], found["numbers"], found["took"].tolist(), float(found["std"]))
+
+
+def peaks(scores: NDArray[np.float32], count: int, apart: float) -> list[tuple[int, ...]]:
+    """The best places that are so many voxels apart, z y x."""
+    left, out = scores.copy(), []
+    axes = np.ogrid[tuple(slice(0, n) for n in scores.shape)]
+    for _ in range(count):
+        at = tuple(int(i) for i in np.unravel_index(left.argmax(), left.shape))
+        out.append(at)
+        left[sum((axis - i) ** 2 for axis, i in zip(axes, at, strict=True)) < apart**2] = -9.0
+    return out
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of two searches of the same case.
+
+    Attributes
+    ----------
+    correlation, largest, rms : float
+        Of the maps, and their differences, where no mask reaches over the tomogram's faces: there pytom
+        compares with what lies at the opposite face, Weft with nothing.
+    edge_rms : float
+        Elsewhere.
+    moved : float
+        The furthest that one of the eight best peaks lies from one of the other's, voxels.
+    turned : int
+        How many of these peaks have another orientation.
+    found : int
+        How many particles Weft has found within two voxels.
+    """
+
+    correlation: float
+    largest: float
+    rms: float
+    edge_rms: float
+    moved: float
+    turned: int
+    found: int
+
+    @classmethod
+    def of(cls, case: Case, weft: Search, other: Search) -> Agreement:
+        """Compare them."""
+        reach = case.scene.box // 2
+        inner = (slice(reach, -reach),) * 3
+        difference = weft.scores - other.scores
+        edge = np.ones(difference.shape, dtype=bool)
+        edge[inner] = False
+        ours, theirs = (np.array(peaks(s.scores, 8, case.scene.radius)) for s in (weft, other))
+        apart = np.linalg.norm(ours[:, None] - theirs, axis=-1)
+        pairs = zip(ours, theirs[apart.argmin(1)], strict=True)
+        turned = sum(int(weft.numbers[tuple(a)] != other.numbers[tuple(b)]) for a, b in pairs)
+        missed = np.linalg.norm(case.positions[:, None, ::-1] - ours, axis=-1).min(1)
+        return cls(
+            float(np.corrcoef(weft.scores[inner].ravel(), other.scores[inner].ravel())[0, 1]),
+            float(np.abs(difference[inner]).max()),
+            float(np.sqrt((difference[inner] ** 2).mean())),
+            float(np.sqrt((difference[edge] ** 2).mean())),
+            float(apart.min(1).max()),
+            turned,
+            int((missed < 2.0).sum()),
+        )
+
+
+def compare(python: Path, case: Case, name: str, step: str) -> tuple[Agreement, Search, Search]:
+    """Run one of the module's cases in both programs, one thread each."""
+    if name == "direct":
+        other = search_direct(python, case, step)
+    elif name == "same":
+        shape = (case.scene.size,) * 3
+        other = search_direct(python, case, step, weft_match.weights(CTF, shape, VOXEL, case.scene.box))
+    else:
+        other = search(python, case, name, step)
+    weft = search_by_weft(case, name)
+    return Agreement.of(case, weft, other), weft, other
+
+
+def times(python: Path, case: Case, step: str) -> list[dict[str, object]]:
+    """Whole processes without weights, one thread; of Weft's search alone with two, too."""
+    np.savetxt(case.folder / "single.txt", np.zeros((1, 3)))
+    np.save(case.folder / "single.npy", np.zeros((1, 3)))
+    count = len(np.load(case.folder / "angles.npy"))
+    comparisons = case.scene.size**3
+    rows: list[dict[str, object]] = []
+
+    def add(program: str, threads: int, start: Search, whole: Search) -> None:
+        cpu = (whole.usage.cpu - start.usage.cpu) / ((count - 1) * comparisons)
+        rows.append(
+            {
+                "program": program,
+                "threads": threads,
+                "whole process CPU s": whole.usage.cpu,
+                "start-up CPU s": start.usage.cpu,
+                "ns CPU per orientation and voxel": 1e9 * cpu,
+                "search alone CPU s": whole.took[0] if whole.took else None,
+                "search alone wall s": whole.took[1] if whole.took else None,
+                "other load (cores)": whole.usage.others,
+            }
+        )
+
+    start = search(python, case, "plain", "single.txt", run="start")
+    add("pytom-match-pick 0.14", 1, start, search(python, case, "plain", step))
+    add("pytom-match-pick 0.14, search alone", 1, start, search_direct(python, case, step))
+    for threads in (1, 2):
+        start = search_by_weft(case, "direct", threads, "single.npy")
+        add("Weft", threads, start, search_by_weft(case, "direct", threads))
+    return rows
 
 
 def main() -> None:
-    """Run the case in pytom and print what it took."""
+    """Run the cases in both programs, and print how they agree and what they took."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--step", default="38.53", help="angular step, degrees")
-    parser.add_argument("--orientations", type=int, default=480, help="how many that step gives")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=["direct", "same", "tilts", "ctf", "hand"])
+    parser.add_argument("--no-times", action="store_true")
     words = parser.parse_args()
     folder = words.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     python = environment(folder)
     case = make_case(folder, python)
-    single = folder / "single.txt"
-    single.write_text("0.0 0.0 0.0\n")
-    start = search(folder / "start", python, case, single, words.threads)
-    found = search(folder / "search", python, case, words.step, words.threads)
-    cpu = (found.usage.cpu - start.usage.cpu) / ((words.orientations - 1) * SIZE**3)
-    at = np.unravel_index(found.scores.argmax(), found.scores.shape)
-    row = {
-        "program": "pytom-match-pick 0.14",
-        "CPU s": found.usage.cpu,
-        "wall s": found.usage.wall,
-        "start-up CPU s": start.usage.cpu,
-        "ns CPU per orientation and voxel": 1e9 * cpu,
-        "best score": float(found.scores.max()),
-        "off by (voxels)": float(np.linalg.norm(case.positions - np.array(at[::-1]), axis=1).min()),
-        "other load (cores)": found.usage.others,
-    }
-    print(table([row]))
+    if not (folder / "angles.npy").exists():
+        search_direct(python, case, words.step)
+    rows = []
+    for name in words.only:
+        agreement, weft, other = compare(python, case, name, words.step)
+        best = {"best, Weft": float(weft.scores.max()), "best, pytom": float(other.scores.max())}
+        rows.append({"case": name, **vars(agreement), **best})
+        print(table(rows[-1:]), flush=True)
+    print(table(rows))
+    if not words.no_times:
+        print(table(times(python, case, words.step)))
 
 
 if __name__ == "__main__":

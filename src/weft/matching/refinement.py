@@ -58,6 +58,8 @@ def refine_places(
     *,
     around: int = 2,
     coarse: Matcher | None = None,
+    euler: NDArray[np.float64] | None = None,
+    step: float = 0.0,
 ) -> Refined:
     """Refine what a search has found, each place with the CTF that it has itself.
 
@@ -76,6 +78,10 @@ def refine_places(
     coarse : Matcher, optional
         Of the binned tomogram, where that was searched: at low resolution different orientations may look the
         same, so the best few at each place are tried, not only the one that was best.
+    euler : (n, 3) array, optional
+        Orientations to start from instead, degrees, which are right within `step`.
+    step : float
+        Degrees; 0 is that of the search.
 
     Returns
     -------
@@ -95,18 +101,20 @@ def refine_places(
         index = int(plan.owner[int(numbers[item])])
         block = Block((z - around, y - around, x - around), (side, side, side), (size, size, size))
         look = _Patch.of(matcher, block, fine[index], index)
-        if coarse is None:
+        if euler is not None:
+            starts = euler_matrix(*torch.from_numpy(euler[item]).double())[None]
+        elif coarse is None:
             starts = euler_matrix(*plan.rotations[int(numbers[item])])[None]
         else:
             wide = _wide_block(coarse, matcher, (z, y, x))
             rotations = plan.rotations[plan.owner == index]
             starts = _candidates(_Patch.of(coarse, wide, small[index], index), rotations, plan.steps[index])
-        shift, euler, score = _refine(look, starts, plan.steps[index])
+        shift, turned, score = _refine(look, starts, step or plan.steps[index])
         if progress is not None:
             with lock:
                 done += 1
                 progress(done / len(places))
-        return [v + d for v, d in zip((x, y, z), shift, strict=True)], euler, score
+        return [v + d for v, d in zip((x, y, z), shift, strict=True)], turned, score
 
     threads = torch.get_num_threads()
     if threads == 1 or len(places) < 2:

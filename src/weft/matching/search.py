@@ -34,6 +34,7 @@ __all__ = ["Keeper", "SearchResult", "run_search", "search"]
 
 _BATCH = 128  # orientations between looks at the clock
 _SAVE_SECONDS = 60.0
+_PROJECT_AFTER = 10.0  # s, when the whole time is foretold
 _NOTHING = -1.0  # the score of places where nothing was compared
 
 
@@ -64,8 +65,8 @@ class SearchResult:
     statistics : SearchStatistics
     start : (int, int, int)
         z, y, x: the region's first voxel.
-    seconds : float
-        Wall-clock time of this call.
+    seconds, projected : float
+        Wall-clock time of this call, and what was foretold after the first ten seconds.
     steps : list of float
         Degrees, of each template.
     parts : int
@@ -80,6 +81,7 @@ class SearchResult:
     seconds: float
     steps: list[float]
     parts: int
+    projected: float
 
 
 def search(
@@ -181,6 +183,7 @@ def run_search(
         time.monotonic() - began,
         plan.steps,
         len(plan.parts),
+        clock.projected or 0.0,
     )
 
 
@@ -247,6 +250,7 @@ class _Clock:
     done: int = 0
     resumed: int = 0
     stopped: bool = False
+    projected: float | None = None
     began: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -255,9 +259,14 @@ class _Clock:
             self.done += orientations
             self.resumed += orientations if resumed else 0
             worked = self.done - self.resumed
-            if self.progress is not None and worked:
-                rate = worked / max(time.monotonic() - self.began, 1e-9)
-                self.progress(self.done / self.total, (self.total - self.done) / rate)
+            if not worked:
+                return
+            spent = time.monotonic() - self.began
+            left = (self.total - self.done) / (worked / max(spent, 1e-9))
+            if self.projected is None and (spent > _PROJECT_AFTER or self.done == self.total):
+                self.projected = spent + left
+            if self.progress is not None:
+                self.progress(self.done / self.total, left)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.errors import FitError, ItemError, SessionError
-from weft.formats import mrc
 from weft.formats.atomic import atomic_write_bytes, atomic_write_text
 from weft.matching.candidates import CandidateSettings
 from weft.matching.handedness import HandVerdict, hand_figure, judge_hand
@@ -27,6 +26,9 @@ from weft.session.tomogram_source import TomogramSource, session_tomogram
 
 if TYPE_CHECKING:
     from weft.session.session import Session
+
+#: Degrees around the poses that were found.
+_STEP = 4.0
 
 __all__ = ["judge_job", "judge_session", "judge_tomogram"]
 
@@ -54,16 +56,16 @@ def judge_job(source: TomogramSource, settings: MatchingSettings, job_path: Path
     if settings.weighting != "ctf":
         raise ItemError(f"{source.name}: the hand shows in the CTF only: match with --weighting ctf")
     job = MatchJob.read(job_path)
-    found = take_candidates(job_path, CandidateSettings(), refined=False)
-    numbers, _ = mrc.read(job_path.parent / job.files["angles"], mmap=True)
-    grid = np.rint((found.xyz - np.asarray(job.origin)) / job.voxel_size).astype(np.int64)[:, ::-1]
-    chosen = np.asarray(numbers[tuple(grid.T)]).astype(np.int64)
-    offset = (np.asarray(job.origin) - np.asarray(source.origin)) / job.voxel_size
-    start = np.rint(offset).astype(np.int64)[::-1]
-    matcher = matcher_of(source, settings.model_copy(update={"refine": 0}), root)
-    both = [refine_places(matcher.with_hand(hand), grid + start, chosen) for hand in (1.0, -1.0)]
+    found = take_candidates(job_path, CandidateSettings())
+    matcher = matcher_of(source, settings, root)
+    places = np.rint((found.xyz - np.asarray(source.origin)) / source.voxel_size).astype(np.int64)[:, ::-1]
+    first = np.searchsorted(matcher.plan.owner.numpy(), found.template)
+    both = [
+        refine_places(matcher.with_hand(hand), places, first, euler=found.euler, step=_STEP)
+        for hand in (1.0, -1.0)
+    ]
     sigma = job_statistics(job, job_path).std
-    x = 0.5 * (both[0].xyz[:, 0] + both[1].xyz[:, 0]) * job.voxel_size + source.origin[0]
+    x = 0.5 * (both[0].xyz[:, 0] + both[1].xyz[:, 0]) * source.voxel_size + source.origin[0]
     return judge_hand(x - 0.5 * job.volume_size[0], both[0].score / sigma, both[1].score / sigma)
 
 

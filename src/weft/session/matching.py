@@ -281,7 +281,12 @@ def match_tomogram(
         ],
         rotations=rotations,
         statistics=asdict(found.statistics)
-        | {"std": found.statistics.std, "rotations": len(found.rotations), "seconds": found.seconds},
+        | {
+            "std": found.statistics.std,
+            "rotations": len(found.rotations),
+            "seconds": found.seconds,
+            "projected": found.projected,
+        },
         files=files,
         settings=settings.model_dump(mode="json") | {"found": facts},
         hand=round(float(matcher.imaging.geometry.hand)) if matcher.imaging is not None else 0,

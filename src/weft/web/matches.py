@@ -40,8 +40,6 @@ __all__ = ["MOST_PICKS", "Matches", "Searched"]
 #: Candidates that are sent at most, those of lower cut-offs among them.
 MOST_PICKS = 20_000
 _KEPT_CANDIDATES = 64 << 20  # bytes
-#: Sections of score maps begin to show at so many standard deviations.
-_FLOOR = 3.0
 _DECIMALS = 7  # of single precision scores
 
 
@@ -134,9 +132,9 @@ class Matches:
         raise Missing(f"{item} has no search {job}")
 
     def levels(self, one: Searched, tomograms: Tomograms) -> Levels:
-        """The grey scale of a score map: from the tail of the background to the best score."""
-        statistics = job_statistics(one.job, one.path)
-        low = statistics.mean + _FLOOR * statistics.std
+        """The grey scale of a score map: what stands out of its background, to the best score."""
+        own = tomograms.levels(one.scores)
+        low = own.low + own.white / 255.0 * (own.high - own.low)
         high = tomograms.highest(one.scores)
         return Levels(low, high if high > low else low + 1e-6, 0, 255)
 

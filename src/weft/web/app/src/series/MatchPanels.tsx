@@ -5,10 +5,17 @@ import { VerdictWord, degrees, handSign, withMinus } from "./words";
 
 const WEIGHTINGS: Record<string, string> = { ctf: "CTF, dose and tilts", wedge: "missing wedge only" };
 
+/** 8.4 · 10¹¹, as one says it. */
+function large(value: number): preact.ComponentChildren {
+  if (value < 1e6) return count(Math.round(value));
+  const power = Math.floor(Math.log10(value));
+  return <>{(value / 10 ** power).toFixed(2)} · 10<sup>{power}</sup></>;
+}
+
 export function SearchPanel({ search }: { search: Search }) {
   const [z, y, x] = search.shape;
   const rows: [string, preact.ComponentChildren][] = [
-    ["Search space", `${number(search.search_space)} scores`],
+    ["Search space", <>{large(search.search_space)} scores</>],
     ["σ of all scores", number(search.std)],
   ];
   if (search.rotations !== null) rows.push(["Rotations", count(search.rotations)]);
@@ -48,7 +55,6 @@ export function HandPanel({ id, search }: { id: string; search: Search }) {
       </div>
       <p class="match-sentence">
         {withMinus(verdict.sentence)}
-        {verdict.places !== null && <span class="muted"> {count(verdict.places)} candidates were scored with either hand.</span>}
       </p>
       {verdict.picture && (
         <img src={handPicture(id, search.job, `${search.revision}-${verdict.p}`)} alt={`Scores with either hand: ${verdict.sentence}`} loading="lazy" />

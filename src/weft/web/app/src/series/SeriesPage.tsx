@@ -144,6 +144,11 @@ export function SeriesPage({ id }: { id: string }) {
   const turn = (to: string | undefined) => to !== undefined && go(address.series(to, show === "tilts" ? {} : { show }));
   useKeys({ "[": () => turn(before), "]": () => turn(after) });
   useEffect(() => () => void (hoveredTilt.value = -1), []);
+  const shown = one !== null && tilts !== null;
+  useEffect(() => {
+    // a narrow screen has no room for all of them
+    document.querySelector("[name=series-tab]:checked")?.parentElement?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [show, shown]);
 
   if (!one || !tilts) {
     return (

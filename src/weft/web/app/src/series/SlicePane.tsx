@@ -85,7 +85,7 @@ function coloured(image: ImageBitmap): HTMLCanvasElement {
 }
 
 const RAMP = new Uint8ClampedArray(
-  Array.from({ length: 256 }, (_, v) => [...colourAt(v / 255), v === 0 ? 0 : 40 + 190 * (v / 255) ** 0.6]).flat(),
+  Array.from({ length: 256 }, (_, v) => [...colourAt(v / 255), v === 0 ? 0 : 100 + 140 * (v / 255) ** 0.5]).flat(),
 );
 
 /** The layer's picture; the one before stays until it has come. */
