@@ -24,10 +24,10 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import weft_match
+from matching_case import CTF, VOXEL, WEDGE, Case, Scene, simulate
 from measuring import Usage, measure, table
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
-from weft_match import Job, Tilts
+from weft_match import Job
 
 STANDIN = Path(__file__).parent / "cupy_standin"
 PROGRAMS = ["pytom-match-pick==0.14.0", "voltools==0.6.0"]
@@ -42,84 +42,6 @@ LIBRARIES = [
     "healpix",
     "lxml",
 ]
-
-VOXEL = 10.0  # Å
-# x y z about the centre, standard deviation (all in voxels of the full size), and height: no symmetry
-BALLS = np.array(
-    [
-        [0, 0, 0, 2.6, 1.0],
-        [4.5, 0, 0, 1.8, 1.0],
-        [-2, 4, 0, 1.5, 0.9],
-        [0, -3, 4, 1.4, 0.9],
-        [2, 2, -5, 1.3, 0.8],
-        [-4, -2, -2, 1.2, 1.0],
-    ]
-)
-ANGLES = np.arange(-60.0, 61.0, 3.0)  # degrees
-
-
-def dose_symmetric() -> list[float]:
-    """e/Å² by the end of each tilt, 3 each, from the middle outwards."""
-    order = np.argsort(np.abs(ANGLES) + 1e-3 * (ANGLES > 0.0), kind="stable")
-    dose = np.empty(len(ANGLES))
-    dose[order] = 3.0 * np.arange(1, len(ANGLES) + 1)
-    return [float(d) for d in dose]
-
-
-DEFOCUS = [float(d) for d in 3.0 + 0.05 * np.sin(np.arange(len(ANGLES)))]  # µm
-WEDGE = Tilts(ANGLES.tolist(), [], [])
-CTF = Tilts(ANGLES.tolist(), dose_symmetric(), DEFOCUS)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """How large things are, voxels; noise in units of the densest voxel.
-
-    The box is odd, so that the centre of rotation, (n - 1)/2 in pytom, is a voxel in both programs.
-    """
-
-    size: int = 100
-    box: int = 25
-    radius: float = 10.0
-    soft: float = 0.7
-    scale: float = 1.0
-    corners: tuple[int, ...] = (27, 73)
-    wander: float = 6.0
-
-    def density(
-        self, size: int, centre: NDArray[np.float64], turn: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """The particle, turned and placed, in a cube [z, y, x]."""
-        out = np.zeros((size,) * 3)
-        for *place, width, height in BALLS * np.array([self.scale] * 4 + [1.0]):
-            x, y, z = (
-                np.exp(-((np.arange(size) - c) ** 2) / (2 * width**2))
-                for c in centre + turn @ np.array(place)
-            )
-            out += height * np.einsum("k,j,i->kji", z, y, x)
-        return out
-
-
-@dataclass(frozen=True)
-class Case:
-    """Tomograms that hold the same particles, as files, and their truth.
-
-    Attributes
-    ----------
-    folder : Path
-        tomogram.mrc, wedge.mrc (seen by tilts) and ctf.mrc (with CTF and dose); template.mrc, mask.mrc;
-        angles.tlt, dose.txt and defocus.txt.
-    scene : Scene
-    positions : (n, 3)
-        Where the particles' centres are, voxels, x y z.
-    rotations : (n, 3, 3)
-        From the template's coordinates, x y z, to the tomogram's.
-    """
-
-    folder: Path
-    scene: Scene
-    positions: NDArray[np.float64]
-    rotations: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -139,39 +61,24 @@ class Search:
 def environment(folder: Path) -> Path:
     """The interpreter of a virtual environment with pytom-match-pick, made where there is none."""
     python = folder / "venv/bin/python"
-    if not python.exists():
+    if not python.with_name("pytom_match_template.py").exists():
         subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
         install = [python, "-m", "pip", "install", "-q"]
+        subprocess.run([*install, *LIBRARIES], check=True)
         # its own requirements name CuPy
         subprocess.run([*install, "--no-deps", *PROGRAMS], check=True)
-        subprocess.run([*install, *LIBRARIES], check=True)
     return python
 
 
-def make_case(folder: Path, python: Path, scene: Scene | None = None, seed: int = 11) -> Case:
-    """Eight particles at sub-voxel places in noise that is white where it is seen; the mask is pytom's own."""
-    scene, random = scene or Scene(), np.random.default_rng(seed)
-    corners = np.stack(np.meshgrid(*[scene.corners] * 3), -1).reshape(-1, 3)
-    positions = corners + random.uniform(-scene.wander, scene.wander, corners.shape)
-    turns = Rotation.random(len(positions), random_state=random).as_matrix()
-    shape = (scene.size,) * 3
-    particles = sum(scene.density(scene.size, p, r) for p, r in zip(positions, turns, strict=True))
-    noise = random.normal(size=shape)
-    template = scene.density(scene.box, np.full(3, scene.box // 2), np.eye(3))
-    maps = {"template": template, "tomogram": particles + 0.25 * noise}
-    for name, tilts, level in (("wedge", WEDGE, 0.2), ("ctf", CTF, 0.05)):
-        kept = weft_match.weights(tilts, shape, VOXEL, scene.size)
-        seen = np.fft.rfftn(particles - particles.mean()) * kept + level * np.fft.rfftn(noise) * (kept != 0.0)
-        maps[name] = np.fft.irfftn(seen, s=shape)
-    for name, values in maps.items():
-        mrcfile.write(folder / f"{name}.mrc", values.astype(np.float32), voxel_size=VOXEL, overwrite=True)
-    for name, column in (("angles.tlt", CTF.angles), ("dose.txt", CTF.dose), ("defocus.txt", CTF.defocus)):
-        np.savetxt(folder / name, column, "%.6f")
+def make_case(folder: Path, python: Path, scene: Scene | None = None) -> Case:
+    """Simulate; the mask is pytom's own."""
+    case = simulate(folder, scene)
+    scene = case.scene
     words = ["-b", scene.box, "-r", scene.radius, "-s", scene.soft]
     words += ["--voxel-size", VOXEL, "-o", folder / "mask.mrc"]
     program = python.with_name("pytom_create_mask.py")
     subprocess.run([program, *map(str, words)], env=surroundings(1), check=True)
-    return Case(folder, scene, positions, turns)
+    return case
 
 
 def surroundings(threads: int) -> dict[str, str]:
@@ -321,6 +228,13 @@ class Agreement:
         )
 
 
+def same_gradient(case: Case, plain: tuple[Search, Search], hand: tuple[Search, Search]) -> float:
+    """What the defocus gradient changes in both programs' scores, correlated: −1 for opposite hands."""
+    inner = (slice(case.scene.box // 2, -(case.scene.box // 2)),) * 3
+    ours, theirs = (h.scores[inner] - p.scores[inner] for p, h in zip(plain, hand, strict=True))
+    return float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1])
+
+
 def compare(python: Path, case: Case, name: str, step: str) -> tuple[Agreement, Search, Search]:
     """Run one of the module's cases in both programs, one thread each."""
     if name == "direct":
@@ -382,13 +296,18 @@ def main() -> None:
     case = make_case(folder, python)
     if not (folder / "angles.npy").exists():
         search_direct(python, case, words.step)
-    rows = []
+    rows, found = [], {}
     for name in words.only:
-        agreement, weft, other = compare(python, case, name, words.step)
-        best = {"best, Weft": float(weft.scores.max()), "best, pytom": float(other.scores.max())}
-        rows.append({"case": name, **vars(agreement), **best})
-        print(table(rows[-1:]), flush=True)
+        agreement, *found[name] = compare(python, case, name, words.step)
+        row = {
+            k: f"{v:.5f}" if k != "moved" and isinstance(v, float) else v for k, v in vars(agreement).items()
+        }
+        best = zip(("best, Weft", "best, pytom"), found[name], strict=True)
+        rows.append({"case": name, **row, **{k: f"{s.scores.max():.4f}" for k, s in best}})
     print(table(rows))
+    if {"ctf", "hand"} <= set(found):
+        changes = same_gradient(case, found["ctf"], found["hand"])
+        print(f"\nWhat the defocus gradient changes correlates by {changes:.2f}.\n")
     if not words.no_times:
         print(table(times(python, case, words.step)))
 

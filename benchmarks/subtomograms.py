@@ -1,10 +1,18 @@
 """Many sub-tomograms in RELION: resolution with the alignment and CTF of Weft, and with the exact ones.
 
-    python benchmarks/subtomograms.py OUT [--series 8] [--particles 140] [--box 48] [--pixel-size 6]
+    python benchmarks/subtomograms.py OUT [--series 5] [--particles 210] [--box 56] [--pixel-size 4]
+        [--refine 240] [--refine-box 40] [--refine-pixel-size 6] [--iterations 3] [--only reconstruct|refine]
 
 Simulates tilt series, processes them as `weft run` does, exports the particles at their true poses as
 sub-volumes and as image series, has Debian's relion_reconstruct make a map of each, and compares it with the
-true structure. The same is done with every tilt's exact geometry and defocus in place of what Weft has found.
+true structure; `weft average` makes one of the same particles. The same is done with every tilt's exact
+geometry and defocus in place of what Weft has found.
+
+Then relion_refine averages sub-volumes of some particles (--refine, 0 for none) with their CTF volumes, which
+are cut at places and orientations that are 4 Å and 3° wrong along and about each axis; it starts from their
+own average, low-passed to 40 Å. Both exports have the same errors.
+
+OUT keeps the simulated files and the session, and a second run does not make them again.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ import json
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +36,25 @@ import weft
 from weft.formats import mrc
 from weft.formats.tomo_particles import TomoParticles, euler_angles, euler_matrices, join_particles
 from weft.physics.geometry import TiltGeometry
+from weft.session.averages import AverageSettings, average_particles, cut_images
 from weft.session.subtomogram_export import ParticleExportSettings, export_subtomograms
-from weft.simulation.specimen import phantom
 from weft.simulation.tilt_series import write_tilt_session
 from weft.simulation.tilt_settings import TiltSimulationSettings
 
-SPECIMEN = "barrel"
+#: A microscope that loses what is finer than 10 Å, so that resolution is limited by particles and noise, not
+#: by pixels; tilts of 5° and 5 e/Å².
+SIMULATED: dict[str, Any] = {
+    "specimen": "barrel",
+    "pixel_size": 4.0,
+    "tilt_increment": 5.0,
+    "dose_per_tilt": 5.0,
+    "envelope": 600.0,
+    "thickness": 1200.0,
+    "crowding": 0.0,
+}
+#: Errors of the poses that relion_refine begins with, along and about each axis.
+SHIFTED, TURNED = 4.0, 3.0  # Å, degrees
+START = 40.0  # Å: to which its first reference is low-passed
 
 
 def exact_tilts(series: Any, truth: dict[str, Any]) -> list[dict[str, Any]]:
@@ -90,7 +112,11 @@ def with_exact(session: Path, out: Path, truths: dict[str, dict[str, Any]]) -> P
         record = json.loads(file.read_text())
         geometry = record["steps"]["align"]["results"]["alignment"]["geometry"]
         geometry |= {"angles": [t["tilt"] for t in tilts], "shift": [t["shift"] for t in tilts]}
-        geometry |= {"axis": truth["axis"], "level_x": truth["level"][0], "level_y": truth["level"][1]}
+        geometry |= {
+            "axis": [truth["axis"]] * len(tilts),
+            "level_x": truth["level"][0],
+            "level_y": truth["level"][1],
+        }
         results = record["steps"]["tilt_ctf"]["results"]
         results["hand"] = truth["hand"]
         results["ctf"] |= {
@@ -102,12 +128,11 @@ def with_exact(session: Path, out: Path, truths: dict[str, dict[str, Any]]) -> P
     return out
 
 
-def structure(box: int, pixel: float) -> np.ndarray:
-    """The particle's points as a map."""
-    points = phantom(SPECIMEN).points
+def structure(points: np.ndarray, box: int, pixel: float) -> np.ndarray:
+    """Points (x, y, z, strength) as a map."""
     k = np.fft.fftfreq(box, pixel)
     phase = [np.exp(-2j * np.pi * np.outer(points[:, i], k)) for i in range(3)]
-    spectrum = np.einsum("pz,py,px->zyx", phase[2], phase[1], phase[0], optimize=True)
+    spectrum = np.einsum("p,pz,py,px->zyx", points[:, 3], phase[2], phase[1], phase[0], optimize=True)
     return np.fft.fftshift(np.fft.ifftn(spectrum).real)
 
 
@@ -130,18 +155,73 @@ def resolution(found: np.ndarray, true: np.ndarray, pixel: float, diameter: floa
     return float(n * pixel / (i - 1 + (fsc[i - 1] - level) / (fsc[i - 1] - fsc[i])))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--series", type=int, default=8)
-    parser.add_argument("--particles", type=int, default=140)
-    parser.add_argument("--box", type=int, default=48)
-    parser.add_argument("--pixel-size", type=float, default=6.0)
-    parser.add_argument("--diameter", type=float, default=200.0)
-    given = parser.parse_args()
-    out = given.out.absolute()
-    simulated = TiltSimulationSettings(particles=given.particles, specimen=SPECIMEN)
-    if not (out / "frames").exists():
+def run_relion(program: str, *arguments: object, cwd: Path) -> float:
+    """Its wall time, s; stops where it fails."""
+    begin = time.perf_counter()
+    with (cwd / f"{program}.log").open("w") as log:
+        command = [f"relion_{program}", *map(str, arguments)]
+        subprocess.run(command, cwd=cwd, check=True, stdout=log, stderr=subprocess.STDOUT)
+    return time.perf_counter() - begin
+
+
+def exported(session: Any, particles: TomoParticles, kind: str, to: Path, given: Any) -> tuple[int, float]:
+    """How many were written for RELION 3, and the seconds that took."""
+    shutil.rmtree(to, ignore_errors=True)
+    settings = ParticleExportSettings.model_validate(
+        {"kind": kind, "flavour": "relion3", "box": given.box}
+        | {"pixel_size": given.pixel_size, "diameter": given.diameter}
+    )
+    begin = time.perf_counter()
+    report = export_subtomograms(session, to, particles, settings)
+    for problem in report.problems:
+        print(problem)
+    return report.count, time.perf_counter() - begin
+
+
+def reconstructed(folder: Path, kind: str) -> tuple[np.ndarray, float]:
+    """relion_reconstruct's map and its seconds."""
+    turned = ["--3d_rot"] if kind == "3d" else []
+    taken = run_relion("reconstruct", "--i", "particles.star", "--o", "map.mrc", "--ctf", *turned, cwd=folder)
+    return mrc.read(folder / "map.mrc")[0], taken
+
+
+def averaged(session: Any, particles: TomoParticles, given: Any) -> tuple[np.ndarray, int]:
+    """The map of `weft average`, before its filter."""
+    settings = AverageSettings(box=given.box, pixel_size=given.pixel_size, diameter=given.diameter)
+    found = average_particles(cut_images(session, particles, settings), settings).average
+    return found.halves.mean(0).numpy(), sum(found.particles)
+
+
+def disturbed(particles: TomoParticles, count: int) -> TomoParticles:
+    """Some of the particles, at wrong places and turned; every call makes the same errors."""
+    rng = np.random.default_rng(7)
+    some = particles.select(np.sort(rng.permutation(len(particles))[:count]))
+    turns = Rotation.from_rotvec(rng.normal(0.0, np.deg2rad(TURNED), (len(some), 3))).as_matrix()
+    euler = euler_angles(euler_matrices(some.euler) @ turns)
+    return replace(some, xyz=some.xyz + rng.normal(0.0, SHIFTED, some.xyz.shape), euler=euler)
+
+
+def refined(folder: Path, given: Any) -> tuple[np.ndarray, float]:
+    """relion_refine's last map, from the particles as they are, and its seconds."""
+    run_relion("image_handler", "--i", "map.mrc", "--o", "start.mrc", "--lowpass", START, cwd=folder)
+    (folder / "refine").mkdir(exist_ok=True)
+    taken = run_relion(
+        "refine",
+        *("--i", "particles.star", "--ref", "start.mrc", "--ini_high", START, "--o", "refine/run"),
+        *("--iter", given.iterations, "--K", 1, "--sym", "C1", "--ctf", "--pad", 1, "--j", 2, "--pool", 4),
+        *("--particle_diameter", 1.1 * given.diameter, "--zero_mask", "--dont_combine_weights_via_disc"),
+        *("--healpix_order", 3, "--oversampling", 1, "--sigma_ang", TURNED),
+        # steps of a pixel, and half a pixel in the second pass
+        *("--offset", SHIFTED, "--offset_range", 2, "--offset_step", 1),
+        cwd=folder,
+    )
+    return mrc.read(folder / "refine" / f"run_it{given.iterations:03d}_class001.mrc")[0], taken
+
+
+def processed(out: Path, given: Any) -> Any:
+    """The session with the CTFs of all its series."""
+    simulated = TiltSimulationSettings(particles=given.particles, **SIMULATED)
+    if len(list((out / "mdoc").glob("*.mdoc"))) < given.series:
         write_tilt_session(out, simulated, series=given.series, seed=11, workers=2)
     if (out / "session").exists():
         session = weft.open(out / "session")
@@ -157,45 +237,68 @@ def main() -> None:
             dose_per_frame=simulated.dose_per_tilt / simulated.frames,
         )
     session.run(steps=["tilt_ctf"], workers=0)
+    return session
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for everything")
+    parser.add_argument("--series", type=int, default=5, help="tilt series")
+    parser.add_argument("--particles", type=int, default=210, help="in each of them")
+    parser.add_argument("--box", type=int, default=56, help="px")
+    parser.add_argument("--pixel-size", type=float, default=4.0, help="of what is exported, Å")
+    parser.add_argument("--diameter", type=float, default=200.0, help="of the mask, Å")
+    parser.add_argument("--refine", type=int, default=240, help="particles for relion_refine; 0: without")
+    parser.add_argument("--refine-box", type=int, default=40, help="px")
+    parser.add_argument("--refine-pixel-size", type=float, default=6.0, help="Å")
+    parser.add_argument("--iterations", type=int, default=3, help="of relion_refine")
+    parser.add_argument("--only", choices=("reconstruct", "refine"), help="one of the two tables")
+    given = parser.parse_args()
+    out = given.out.absolute()
+    session = processed(out, given)
     truths = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
     truths = {series.name: truths[series.name] for series in session.series.values()}
-    shutil.rmtree(out / "exact", ignore_errors=True)
-    sessions = {"Weft": session, "exact": weft.open(with_exact(session.root, out / "exact", truths))}
+    points = np.load(out / f"{next(iter(truths))}_mol.npy")
+    if not (out / "exact").exists():
+        with_exact(session.root, out / "exact", truths)
+    sessions = {"Weft": session, "exact": weft.open(out / "exact")}
+    listed = {
+        label: join_particles([poses(one[name], truth, label == "exact") for name, truth in truths.items()])
+        for label, one in sessions.items()
+    }
     rows: list[dict[str, Any]] = []
-    true = structure(given.box, given.pixel_size)
-    for label, one in sessions.items():
-        parts = [poses(one[name], truth, label == "exact") for name, truth in truths.items()]
-        particles = join_particles(parts)
-        for kind in ("3d", "2d"):
-            folder = out / f"{label}_{kind}"
-            shutil.rmtree(folder, ignore_errors=True)
-            settings = ParticleExportSettings.model_validate(
-                {"kind": kind, "flavour": "relion3", "box": given.box}
-                | {"pixel_size": given.pixel_size, "diameter": given.diameter}
-            )
+
+    def measured(label: str, what: str, count: int, found: np.ndarray, seconds: dict[str, float]) -> None:
+        true = structure(points, given.box, given.pixel_size)
+        half, low = (resolution(found, true, given.pixel_size, given.diameter, v) for v in (0.5, 0.143))
+        row: dict[str, Any] = {"alignment and CTF": label, "map": what, "particles": count}
+        row |= {"FSC 0.5 (Å)": f"{half:.2f}", "FSC 0.143 (Å)": f"{low:.2f}"}
+        rows.append(row | {name: round(value, 1) for name, value in seconds.items()})
+        print(rows[-1], flush=True)
+
+    if given.only != "refine":
+        for label, one in sessions.items():
+            for kind in ("2d", "3d"):
+                folder = out / f"{label}_{kind}"
+                count, wrote = exported(one, listed[label], kind, folder, given)
+                found, taken = reconstructed(folder, kind)
+                seconds = {"export (s)": wrote, "map (s)": taken}
+                measured(label, f"relion_reconstruct, {kind}", count, found, seconds)
             begin = time.perf_counter()
-            report = export_subtomograms(one, folder, particles, settings)
-            seconds = time.perf_counter() - begin
-            turned = ["--3d_rot"] if kind == "3d" else []
-            command = ["relion_reconstruct", "--i", "particles.star", "--o", "map.mrc", "--ctf", *turned]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
-            found, _ = mrc.read(folder / "map.mrc")
-            half, low = (
-                resolution(found, true, given.pixel_size, given.diameter, level) for level in (0.5, 0.143)
-            )
-            rows.append(
-                {
-                    "alignment and CTF": label,
-                    "kind": kind,
-                    "particles": report.count,
-                    "FSC 0.5 (Å)": round(half, 2),
-                    "FSC 0.143 (Å)": round(low, 2),
-                    "export (particles/s)": round(report.count / seconds, 1),
-                }
-            )
-            for problem in report.problems:
-                print(problem)
-    print(table(rows))
+            found, count = averaged(one, listed[label], given)
+            measured(label, "weft average", count, found, {"map (s)": time.perf_counter() - begin})
+        print(table(rows))
+        rows.clear()
+    if given.refine and given.only != "reconstruct":
+        given.box, given.pixel_size = given.refine_box, given.refine_pixel_size
+        for label, one in sessions.items():
+            folder = out / f"{label}_refine"
+            count, wrote = exported(one, disturbed(listed[label], given.refine), "3d", folder, given)
+            found, taken = reconstructed(folder, "3d")
+            measured(label, "relion_reconstruct, poses as disturbed", count, found, {"map (s)": taken})
+            found, taken = refined(folder, given)
+            measured(label, "relion_refine", count, found, {"map (s)": taken})
+        print(table(rows))
 
 
 if __name__ == "__main__":

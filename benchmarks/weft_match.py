@@ -20,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from weft.matching.angles import euler_angles
 from weft.matching.matcher import Matcher
 from weft.matching.plan import SearchSettings, Template
 from weft.matching.search import SearchResult, run_search
 from weft.matching.weights import Imaging, local_weights
-from weft.physics.geometry import TiltGeometry
+from weft.physics.geometry import euler_angles
 from weft.physics.optics import Optics
 from weft.session.foreign_tilts import tilts_of_angles
 from weft.tilts.gridding import TiltContrast
@@ -44,7 +43,7 @@ class Tilts:
     defocus : list of float
         µm; empty for no CTF.
     hand : float
-        0 for one defocus in the whole volume.
+        Of these angles: +1 brings +x to greater underfocus at positive ones; 0 is one defocus everywhere.
     """
 
     angles: list[float]
@@ -82,12 +81,12 @@ class Job:
 def imaging(tilts: Tilts, shape: tuple[int, ...], voxel: float) -> Imaging:
     """As pytom has it: nothing was done to the images, and tilts are weighted by their cosine."""
     n = len(tilts.angles)
-    geometry = tilts_of_angles(Path("angles"), np.array(tilts.angles)).geometry
+    read = tilts_of_angles(Path("angles"), np.array(tilts.angles))
     volume = torch.tensor([2.0 * (size // 2) * voxel for size in reversed(shape)], dtype=torch.float64)
     defocus = 1e4 * torch.tensor(tilts.defocus or [0.0] * n, dtype=torch.float64)
     contrast = TiltContrast.of(Optics(voxel, 300.0, 2.7, 0.08), n, dose=tilts.dose or 0.0)
     return Imaging(
-        replace(geometry, defocus=defocus, volume_size=volume, hand=tilts.hand),
+        replace(read.geometry, defocus=defocus, volume_size=volume, hand=read.sign * tilts.hand),
         contrast,
         "uncorrected",
         has_ctf=bool(tilts.defocus),

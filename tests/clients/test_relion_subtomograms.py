@@ -20,6 +20,9 @@ from weft.session.subtomogram_export import ParticleExportSettings, export_subto
 from weft.simulation.tilt_series import write_tilt_session
 from weft.simulation.tilt_settings import SMALL_SERIES, TiltSimulationSettings
 
+# a minute or more of simulation and processing on two idle cores
+pytestmark = pytest.mark.slow
+
 BOX, PIXEL, DIAMETER = 32, 8.0, 180.0
 
 

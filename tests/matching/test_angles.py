@@ -14,13 +14,11 @@ from weft.errors import SettingsError
 from weft.matching.angles import (
     angular_distance,
     angular_step,
-    euler_angles,
     healpix_side,
     nearby,
     rotation_grid,
-    small_rotations,
 )
-from weft.physics.geometry import euler_matrix
+from weft.physics.geometry import euler_angles, euler_matrix, rotation_about
 from weft.physics.symmetry import symmetry_operators
 
 
@@ -62,7 +60,7 @@ def test_a_step_that_makes_no_sense(step: float) -> None:
 
 
 def test_crowthers_step() -> None:
-    """Views that a particle of diameter D needs for a resolution d: π D / d over half a turn (Crowther 1970)."""
+    """Views of a particle of diameter D for a resolution d: π D / d over half a turn (Crowther 1970)."""
     assert 180.0 / angular_step(300.0, 20.0) == pytest.approx(math.pi * 300.0 / 20.0)
 
 
@@ -100,13 +98,13 @@ def test_rotations_around_none() -> None:
     angle = torch.rad2deg(torch.acos(0.5 * (torch.einsum("nii->n", turns) - 1.0)))
     assert sorted({round(float(a), 6) for a in angle}) == pytest.approx([2.0, 2.0 * 2**0.5, 2.0 * 3**0.5])
     vectors = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert np.allclose(small_rotations(vectors).numpy(), Rotation.from_rotvec(vectors.numpy()).as_matrix())
+    assert np.allclose(rotation_about(vectors).numpy(), Rotation.from_rotvec(vectors.numpy()).as_matrix())
 
 
 def test_distance_between_orientations() -> None:
     one = torch.tensor([[10.0, 40.0, 70.0]])
     other = euler_angles(
-        matrices(one) @ symmetry_operators("D7")[5] @ small_rotations(torch.tensor([[0.0, 0.1, 0.0]]))
+        matrices(one) @ symmetry_operators("D7")[5] @ rotation_about(torch.tensor([[0.0, 0.1, 0.0]]))
     )
     assert float(angular_distance(one, other, "D7")) == pytest.approx(math.degrees(0.1), abs=1e-6)
     assert float(angular_distance(one, other)) > 20.0

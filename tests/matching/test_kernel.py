@@ -280,7 +280,7 @@ def test_random_phases_keep_the_amplitudes() -> None:
 def planted(side: int, place: tuple[int, int, int], *, turns: bool = False) -> SearchResult:
     """pytom-match-pick's own test: a block of 12³ voxels, turned as rotation 100 of the 38.53° grid.
 
-    Its box has 12 voxels and turns about (n−1)/2; ours turns about n//2, so it gets a voxel more to each side.
+    Its box has 12 voxels and turns about (n−1)/2; ours turns about n//2, and has a voxel more to each side.
     """
     block = torch.zeros(14, 14, 14)
     block[4:9, 5:9, 4:8] = 1.0
@@ -318,7 +318,7 @@ def test_a_planted_block_is_found(turns: bool) -> None:
 
 
 class Spline:
-    """pytom's way of turning: cubic splines, about the box's middle, by Rz(psi) Rx(theta) Rz(phi) of axis 0."""
+    """pytom's way of turning: splines, about the box's middle, by Rz(psi) Rx(theta) Rz(phi); axis 0 is x."""
 
     def __init__(self, volume: Floats, order: int) -> None:
         self.volume, self.size, self.order = volume, len(volume), order

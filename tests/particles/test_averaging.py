@@ -25,23 +25,20 @@ from weft.particles.fourier_volume import (
     insert,
     insert_plain,
     padded_transform,
-    rfft3,
     sample,
-    shells_3d,
 )
 from weft.particles.fsc import crossing, half_map_fsc, shell_correlation, soft_sphere
 from weft.particles.pose_scores import Observed, score_plain, score_poses
 from weft.particles.pose_search import (
     Poses,
     PoseSettings,
-    angular_distance,
     ball,
     moved,
     refine_poses,
-    to_euler,
 )
-from weft.particles.spectra import Band, select
-from weft.physics.geometry import euler_matrix
+from weft.particles.spectra import Band
+from weft.physics.fourier import rfft3, shells_3d
+from weft.physics.geometry import euler_angles, euler_matrix, rotation_angle
 from weft.physics.symmetry import symmetry_operators
 
 SIZE, PIXEL = 48, 5.0
@@ -70,7 +67,7 @@ def perturbed(euler: np.ndarray, degrees: float, angstrom: float, seed: int = 5)
     turn = Rotation.from_rotvec(rng.normal(0.0, degrees / math.sqrt(3.0), (n, 3)), degrees=True).as_matrix()
     matrices = to_matrix(torch.from_numpy(euler)) @ torch.from_numpy(turn)
     offset = torch.from_numpy(rng.normal(0.0, angstrom / math.sqrt(3.0), (n, 3)))
-    return replace(Poses.given(to_euler(matrices)), offset=offset)
+    return replace(Poses.given(euler_angles(matrices)), offset=offset)
 
 
 def errors(poses: Poses, euler: np.ndarray) -> tuple[float, float]:
@@ -78,7 +75,7 @@ def errors(poses: Poses, euler: np.ndarray) -> tuple[float, float]:
     true = to_matrix(torch.from_numpy(euler))
     found = poses.matrices
     u, _, v = torch.linalg.svd((found.transpose(1, 2) @ true).mean(0))
-    turned = angular_distance(found @ (u @ v), true)
+    turned = rotation_angle(found @ (u @ v), true)
     places = (found.transpose(1, 2) @ poses.offset[..., None])[..., 0]
     shifted = (places - places.mean(0)).norm(dim=1)
     return float(turned.square().mean().sqrt()), float(shifted.square().mean().sqrt())
@@ -223,7 +220,7 @@ def test_batches_add_up_to_the_whole(points: np.ndarray, mask: torch.Tensor) -> 
     series, _ = simulate(points, 12, noise=1.0)
     sums = HalfSums(SIZE, PLAIN)
     for part in torch.arange(12).split(5):
-        sums.add(select(series, part))
+        sums.add(series.select(part))
     whole, parts = average(series, PLAIN, mask), sums.finish(PIXEL, mask)
     torch.testing.assert_close(
         parts.halves, whole.halves, atol=1e-4 * float(whole.halves.abs().max()), rtol=0
@@ -273,7 +270,7 @@ def test_relion_reconstructs_the_same(points: np.ndarray, mask: torch.Tensor, tm
     images = series.images.flatten(0, 1)
     count = len(images)
     mrc.write(tmp_path / "im.mrcs", images.numpy(), PIXEL, volume=False)
-    angles = to_euler(series.rotation.double().flatten(0, 1)).numpy()
+    angles = euler_angles(series.rotation.double().flatten(0, 1)).numpy()
     mean, half_difference = series.defocus.flatten().numpy(), 0.5 * series.astigmatism.flatten().numpy()
     optics = {"OpticsGroup": 1, "OpticsGroupName": "one", "Voltage": 300.0, "SphericalAberration": 2.7}
     optics |= {
@@ -329,7 +326,7 @@ def test_a_ball_of_rotations_is_even() -> None:
 def test_euler_angles_come_back() -> None:
     euler = torch.tensor([[10.0, 20.0, 30.0], [-170.0, 179.0, 12.0], [30.0, 0.0, 0.0]], dtype=torch.float64)
     matrices = euler_matrix(*euler.unbind(1))
-    assert float(angular_distance(euler_matrix(*to_euler(matrices).unbind(1)), matrices).max()) < 1e-6
+    assert float(rotation_angle(euler_matrix(*euler_angles(matrices).unbind(1)), matrices).max()) < 1e-6
 
 
 def test_poses_are_found_from_six_degrees_and_six_angstrom(

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from weft.errors import ItemError, RequestError
-from weft.particles.image_series import (
-    ImageSeries,
-    ImageSeriesSettings,
-    cut_image_series,
-    image_series_batches,
-    series_transfer,
-    visible_tilts,
-)
+from weft.particles.cutting import ImageSeriesSettings, image_series_batches, visible_tilts
+from weft.particles.image_series import ImageSeries, series_transfer
 from weft.physics.ctf import ctf
 from weft.physics.geometry import TiltGeometry, euler_matrix
 from weft.physics.optics import Optics
@@ -36,6 +31,10 @@ def _geometry(angles: list[float] | None = None, **changes: object) -> TiltGeome
     return TiltGeometry.of(angles or [0.0], **{**given, **changes})
 
 
+def _cut(*given: Any, **named: Any) -> ImageSeries:
+    return ImageSeries.join(list(image_series_batches(*given, **named)))
+
+
 def _blobs(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Two Gaussians, the narrowest of which has no power beyond 1/6 Å."""
     return torch.exp(-((x - 203.3) ** 2 + (y - 190.7) ** 2) / 392.0) + 0.7 * torch.exp(
@@ -53,9 +52,7 @@ def test_any_pixel_size_and_any_place_between_pixels_is_exact(pixel: float) -> N
     geometry = _geometry(axis=0.0)
     settings = ImageSeriesSettings(box=32, pixel_size=pixel, diameter=50.0, **PLAIN)
     place = torch.tensor([[203.3, 190.7, 100.0]])
-    found = cut_image_series(
-        _image(), PIXEL, geometry, TiltContrast.of(OPTICS, 1), place, torch.zeros(1, 3), settings
-    )
+    found = _cut(_image(), PIXEL, geometry, TiltContrast.of(OPTICS, 1), place, torch.zeros(1, 3), settings)
     offset = (torch.arange(32, dtype=torch.float64) - 16) * pixel
     true = _blobs(203.3 + offset[None], 190.7 + offset[:, None]).float()
     difference = found.images[0, 0] - true
@@ -77,7 +74,7 @@ def test_centres_land_on_the_middle_pixel_in_every_tilt() -> None:
             ]
         ).float()
         settings = ImageSeriesSettings(box=24, pixel_size=3.1, diameter=50.0, **PLAIN)
-        found = cut_image_series(
+        found = _cut(
             images, PIXEL, geometry, TiltContrast.of(OPTICS, 3), xyz[i : i + 1], torch.zeros(1, 3), settings
         )
         values = (found.images[0] - found.images[0].amin((1, 2), keepdim=True)).double() ** 2
@@ -97,7 +94,7 @@ def test_poses_defocus_and_weights_are_the_geometry_s() -> None:
         OPTICS, 3, dose=[6.0, 3.0, 9.0], astigmatism=300.0, angle=20.0, weight=[1.0, 0.5, 1.0]
     )
     settings = ImageSeriesSettings(box=16, pixel_size=4.0, diameter=40.0)
-    found = cut_image_series(torch.randn(3, SIZE, SIZE), PIXEL, geometry, contrast, xyz, euler, settings)
+    found = _cut(torch.randn(3, SIZE, SIZE), PIXEL, geometry, contrast, xyz, euler, settings)
     torch.testing.assert_close(
         found.rotation[0], (geometry.matrices @ euler_matrix(*euler.T)).float(), atol=1e-6, rtol=0.0
     )
@@ -107,9 +104,7 @@ def test_poses_defocus_and_weights_are_the_geometry_s() -> None:
     assert found.dose[0].tolist() == [6.0, 3.0, 9.0]
     counts = settings.model_copy(update={"tilt_weighting": "counts"})
     means = torch.tensor([4.0, 16.0, 9.0])
-    found = cut_image_series(
-        torch.randn(3, SIZE, SIZE), PIXEL, geometry, contrast, xyz, euler, counts, means=means
-    )
+    found = _cut(torch.randn(3, SIZE, SIZE), PIXEL, geometry, contrast, xyz, euler, counts, means=means)
     torch.testing.assert_close(found.weight[0], torch.tensor([0.5, 0.5, 0.75]))
 
 
@@ -118,9 +113,7 @@ def test_the_transfer_is_the_ctf_with_dose_and_weight() -> None:
     contrast = TiltContrast.of(OPTICS, 1, dose=10.0, phase_shift=30.0, weight=0.7)
     settings = ImageSeriesSettings(box=32, pixel_size=4.0, tilt_weighting="none")
     place = torch.tensor([[200.0, 200.0, 100.0]])
-    series = cut_image_series(
-        torch.randn(1, SIZE, SIZE), PIXEL, geometry, contrast, place, torch.zeros(1, 3), settings
-    )
+    series = _cut(torch.randn(1, SIZE, SIZE), PIXEL, geometry, contrast, place, torch.zeros(1, 3), settings)
     k = torch.fft.rfftfreq(32, 4.0, dtype=torch.float64)
     true = 0.7 * torch.exp(-10.0 * k * k) * ctf(k * k, 20000.0, OPTICS, 30.0)
     # single precision of a phase of some ten radians
@@ -138,7 +131,7 @@ def test_premultiplied_images_are_multiplied_before_they_are_cropped() -> None:
         box=32, pixel_size=PIXEL, diameter=40.0, premultiply=True, padding=3.0, **PLAIN
     )
     place = torch.tensor([[200.0, 200.0, 100.0]])
-    cut = cut_image_series(image, PIXEL, geometry, contrast, place, torch.zeros(1, 3), settings)
+    cut = _cut(image, PIXEL, geometry, contrast, place, torch.zeros(1, 3), settings)
     ky = torch.fft.fftfreq(SIZE, PIXEL, dtype=torch.float64)[:, None]
     kx = torch.fft.rfftfreq(SIZE, PIXEL, dtype=torch.float64)[None]
     whole = torch.fft.irfft2(torch.fft.rfft2(image[0]) * ctf(ky**2 + kx**2, 8000.0, OPTICS), s=(SIZE, SIZE))
@@ -147,7 +140,7 @@ def test_premultiplied_images_are_multiplied_before_they_are_cropped() -> None:
     # a CTF spreads over λ · defocus · frequency, here 39 Å each way; the patch has 64 Å around the box
     assert float(torch.corrcoef(both)[0, 1]) > 0.98
     small = settings.model_copy(update={"padding": 1.0})
-    poor = cut_image_series(image, PIXEL, geometry, contrast, place, torch.zeros(1, 3), small)
+    poor = _cut(image, PIXEL, geometry, contrast, place, torch.zeros(1, 3), small)
     both[0] = poor.images[0, 0].reshape(-1)
     assert float(torch.corrcoef(both)[0, 1]) < 0.9
 
@@ -159,7 +152,7 @@ def test_background_is_normalised_and_density_is_positive() -> None:
     image = 40.0 + 3.0 * torch.randn(1, SIZE, SIZE) - 12.0 * (radius < 30.0)
     settings = ImageSeriesSettings(box=64, pixel_size=PIXEL, diameter=80.0, tilt_weighting="none")
     place = torch.tensor([[200.0, 200.0, 100.0]])
-    found = cut_image_series(
+    found = _cut(
         image, PIXEL, _geometry(), TiltContrast.of(OPTICS, 1), place, torch.zeros(1, 3), settings
     ).images[0, 0]
     offset = (torch.arange(64) - 32) * PIXEL
@@ -178,7 +171,7 @@ def test_tilts_that_do_not_show_a_particle_are_empty() -> None:
     settings = ImageSeriesSettings(box=32, pixel_size=4.0, diameter=60.0)
     images = torch.randn(2, SIZE, SIZE)
     contrast = TiltContrast.of(OPTICS, 2)
-    found = cut_image_series(images, PIXEL, geometry, contrast, place, torch.zeros(1, 3), settings)
+    found = _cut(images, PIXEL, geometry, contrast, place, torch.zeros(1, 3), settings)
     assert found.images[0, 0].any()
     assert not found.images[0, 1].any()
     assert found.weight[0, 1] == 0.0
@@ -194,11 +187,11 @@ def test_batches_together_are_the_whole_and_halves_alternate() -> None:
     settings = ImageSeriesSettings(box=16, pixel_size=5.0)
     parts = list(image_series_batches(images, PIXEL, geometry, contrast, xyz, euler, settings))
     assert len(parts) > 1
-    whole = cut_image_series(images, PIXEL, geometry, contrast, xyz, euler, settings)
+    whole = _cut(images, PIXEL, geometry, contrast, xyz, euler, settings)
     assert len(whole) == 150
     torch.testing.assert_close(ImageSeries.join(parts).images, whole.images, atol=0.0, rtol=0.0)
     assert whole.half[:4].tolist() == [0, 1, 0, 1]
-    alone = cut_image_series(images, PIXEL, geometry, contrast, xyz[77:78], euler[77:78], settings)
+    alone = _cut(images, PIXEL, geometry, contrast, xyz[77:78], euler[77:78], settings)
     # sums of another length in the transforms: single precision
     torch.testing.assert_close(alone.images[0], whole.images[77], atol=1e-4, rtol=0.0)
 
@@ -210,7 +203,7 @@ def test_requests_that_cannot_be_met_are_refused() -> None:
     images, place, euler = torch.randn(1, SIZE, SIZE), torch.full((2, 3), 100.0), torch.zeros(2, 3)
 
     def cut(settings: ImageSeriesSettings, place: torch.Tensor = place, euler: torch.Tensor = euler) -> None:
-        cut_image_series(images, PIXEL, geometry, contrast, place, euler, settings)
+        _cut(images, PIXEL, geometry, contrast, place, euler, settings)
 
     good = ImageSeriesSettings(box=16, pixel_size=4.0)
     with pytest.raises(ItemError, match=r"pixels of 1\.5 Å"):
@@ -222,4 +215,4 @@ def test_requests_that_cannot_be_met_are_refused() -> None:
     with pytest.raises(ItemError, match="one for each"):
         cut(good, euler=torch.zeros(3, 3))
     with pytest.raises(ItemError, match="same tilts"):
-        cut_image_series(torch.randn(2, 9, 9), PIXEL, geometry, contrast, place, euler, good)
+        _cut(torch.randn(2, 9, 9), PIXEL, geometry, contrast, place, euler, good)

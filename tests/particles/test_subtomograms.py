@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from weft.particles.image_series import ImageSeriesSettings, image_series_batches, series_transfer
+from weft.particles.cutting import ImageSeriesSettings, image_series_batches
+from weft.particles.image_series import series_transfer
 from weft.particles.subtomograms import SubTomogramMaker, SubTomograms, SubTomogramSettings
 from weft.physics.geometry import TiltGeometry
 from weft.physics.optics import Optics

@@ -15,7 +15,7 @@ from weft.formats.dynamo import read_tbl
 from weft.formats.relion_tomo import projection_matrices, read_tilt_series, to_geometry
 from weft.formats.star import read_star
 from weft.formats.tomo_particles import TomoParticles, read_tomo_particles, write_tomo_particles
-from weft.particles.image_series import ImageSeriesSettings
+from weft.particles.cutting import ImageSeriesSettings
 from weft.session.session import Session
 from weft.session.session import open as open_session
 from weft.session.subtomogram_export import ParticleExportSettings, export_subtomograms, find_particles

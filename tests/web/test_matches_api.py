@@ -174,6 +174,18 @@ def test_wrong_rules_are_refused(clients: Clients, made: Made, wrong: dict[str, 
     assert not star_of(made.root).exists()
 
 
+def test_more_false_positives_than_scores_are_refused_before_anything_changes(
+    clients: Clients, made: Made
+) -> None:
+    add_search(made)
+    before = (made.root / "weft.toml").read_bytes()
+    reply = save(clients[0], false_positives=1e9)
+    assert reply.status_code == 409
+    assert "not possible" in reply.json()["detail"]
+    assert (made.root / "weft.toml").read_bytes() == before
+    assert not star_of(made.root).exists()
+
+
 def test_sections_of_the_score_map(clients: Clients, made: Made) -> None:
     truth = add_search(made)
     x, y, z = np.rint(truth[0] / TOMOGRAM_PIXEL).astype(int)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from match_session import add_search
 from schemathesis import GenerationMode
 from series_session import NAME, make
 
@@ -34,9 +35,9 @@ def labels() -> Iterator[tuple[str, GenerationMode]]:
 
 @pytest.fixture(scope="module")
 def schema(idle_manager: Callable[[Any], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The schema of a server over a session with one series."""
+    """The schema of a server over a session with one series and a search."""
     root = tmp_path_factory.mktemp("series-schema") / "session"
-    make(root)
+    add_search(make(root), hand=True)
     application = Application(idle_manager(weft.open(root)), Access(TOKEN))
     described = dict(application.api.openapi())
     del described["security"]
@@ -63,6 +64,9 @@ def test_the_server_keeps_to_its_schema(schema: Any, label: str, mode: Generatio
         identity = (case.path_parameters or {}).get("id")
         if isinstance(identity, str) and 0 < len(identity) <= LONGEST and len(identity) % 4:
             case.path_parameters["id"] = NAME
+            job = case.path_parameters.get("job")
+            if isinstance(job, str) and 0 < len(job) <= LONGEST:
+                case.path_parameters["job"] = f"{NAME}_ribosome"
         case.call_and_validate(headers=AS_OWNER)
 
     check()

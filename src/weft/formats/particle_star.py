@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from weft.errors import CorruptError, FormatError
 from weft.formats.star import Table, read_star
-from weft.physics.geometry import euler_matrix
+from weft.physics import geometry
 
 __all__ = [
     "ANGLES",
@@ -47,18 +47,13 @@ _Array = NDArray[np.float64]
 def euler_matrices(euler: ArrayLike) -> _Array:
     """M(rot, tilt, psi): ``(n, 3)`` degrees → ``(n, 3, 3)``."""
     angles = torch.as_tensor(np.asarray(euler, np.float64).reshape(-1, 3))
-    return np.asarray(euler_matrix(*angles.unbind(1)).numpy(), np.float64)
+    return np.asarray(geometry.euler_matrix(*angles.unbind(1)).numpy(), np.float64)
 
 
 def euler_angles(matrices: ArrayLike) -> _Array:
-    """rot, tilt, psi (degrees, tilt from 0 to 180) of matrices: ``(n, 3, 3)`` → ``(n, 3)``; psi is 0 where
-    only its sum or difference with rot is defined."""
-    m = np.asarray(matrices, np.float64).reshape(-1, 3, 3)
-    sine = np.hypot(m[:, 2, 0], m[:, 2, 1])
-    pole = sine < 1e-9
-    rot = np.where(pole, np.arctan2(-m[:, 1, 0], m[:, 1, 1]), np.arctan2(m[:, 2, 1], m[:, 2, 0]))
-    psi = np.where(pole, 0.0, np.arctan2(m[:, 1, 2], -m[:, 0, 2]))
-    return np.asarray(np.degrees(np.stack([rot, np.arctan2(sine, m[:, 2, 2]), psi], axis=1)), np.float64)
+    """rot, tilt, psi of matrices: ``(n, 3, 3)`` → ``(n, 3)`` degrees."""
+    m = torch.as_tensor(np.asarray(matrices, np.float64).reshape(-1, 3, 3))
+    return np.asarray(geometry.euler_angles(m).numpy(), np.float64)
 
 
 def plain_name(name: str) -> str:

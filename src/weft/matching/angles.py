@@ -14,17 +14,15 @@ import numpy as np
 import torch
 
 from weft.errors import SettingsError
-from weft.physics.geometry import euler_matrix
+from weft.physics.geometry import euler_matrix, rotation_about, rotation_angle
 from weft.physics.symmetry import symmetry_operators
 
 __all__ = [
     "angular_distance",
     "angular_step",
-    "euler_angles",
     "healpix_side",
     "nearby",
     "rotation_grid",
-    "small_rotations",
 ]
 
 #: No symmetry axis of any group lies here; it decides which of equal directions is taken.
@@ -80,35 +78,12 @@ def rotation_grid(step: float, symmetry: str = "C1") -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def euler_angles(matrices: torch.Tensor) -> torch.Tensor:
-    """rot, tilt, psi (degrees) of matrices as :func:`~weft.physics.geometry.euler_matrix` makes them.
-
-    (..., 3, 3) → (..., 3), tilt between 0 and 180. At the poles rot is 0.
-    """
-    m = matrices.double()
-    tilt = torch.rad2deg(torch.atan2(torch.hypot(m[..., 2, 0], m[..., 2, 1]), m[..., 2, 2]))
-    pole = torch.hypot(m[..., 2, 0], m[..., 2, 1]) < 1e-9
-    rot = torch.where(pole, torch.zeros_like(tilt), torch.rad2deg(torch.atan2(m[..., 2, 1], m[..., 2, 0])))
-    at_pole = torch.rad2deg(torch.atan2(-m[..., 1, 0] * m[..., 2, 2].sign(), m[..., 1, 1]))
-    at_pole = torch.where(m[..., 2, 2] > 0, torch.rad2deg(torch.atan2(m[..., 0, 1], m[..., 1, 1])), at_pole)
-    psi = torch.where(pole, at_pole, torch.rad2deg(torch.atan2(m[..., 1, 2], -m[..., 0, 2])))
-    return torch.stack([rot, tilt, psi], dim=-1)
-
-
 def nearby(step: float) -> torch.Tensor:
     """The 26 rotations around none, by ±`step` degrees about x, y and z: (26, 3, 3) float64."""
     steps = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64) * math.radians(step)
     vectors = torch.cartesian_prod(steps, steps, steps)
     vectors = vectors[vectors.norm(dim=1) > 0.0]
-    return small_rotations(vectors)
-
-
-def small_rotations(vectors: torch.Tensor) -> torch.Tensor:
-    """Rotations about axes, by as many radians as they are long: (n, 3) → (n, 3, 3) float64."""
-    x, y, z = vectors.double().unbind(-1)
-    nil = torch.zeros_like(x)
-    cross = torch.stack([nil, -z, y, z, nil, -x, -y, x, nil], dim=-1).reshape(-1, 3, 3)
-    return torch.as_tensor(torch.linalg.matrix_exp(cross))
+    return rotation_about(vectors)
 
 
 def angular_distance(first: torch.Tensor, second: torch.Tensor, symmetry: str = "C1") -> torch.Tensor:
@@ -120,6 +95,4 @@ def angular_distance(first: torch.Tensor, second: torch.Tensor, symmetry: str = 
         rot, tilt, psi, degrees.
     """
     a, b = (euler_matrix(*v.double().unbind(-1)) for v in (first, second))
-    turned = b[:, None] @ symmetry_operators(symmetry)
-    trace = torch.einsum("nij,nsij->ns", a, turned)
-    return torch.rad2deg(torch.acos((0.5 * (trace - 1.0)).clamp(-1.0, 1.0))).min(dim=1).values
+    return rotation_angle(a[:, None], b[:, None] @ symmetry_operators(symmetry)).min(dim=1).values

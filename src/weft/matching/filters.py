@@ -7,6 +7,8 @@ in each direction (:mod:`weft.matching.weights`). The template is multiplied by 
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Filters", "measure_filters", "phase_randomised", "radial_gain"]
 
 _SHELLS = 256  # of a table from 0 to Nyquist's frequency
-_SAMPLES = 12  # parts from which the spectrum is measured
+_SAMPLES, _SAMPLE_SIDE = 12, 96  # blocks from which the spectrum is measured, and voxels along their sides
 _SEEN = 1e-3  # part of the greatest noise below which a coefficient counts as not measured
 
 
@@ -147,7 +149,7 @@ def measure_filters(
     origin: tuple[float, float, float],
     box: int,
 ) -> Filters:
-    """Look at some parts of a tomogram, and decide on its filters.
+    """Look at some blocks of a tomogram, and decide on its filters.
 
     `box` is the templates' side in voxels.
 
@@ -169,20 +171,17 @@ def measure_filters(
         "margin": margin,
     }
     first = Filters(radial=None, deviation=1.0, **common)  # type: ignore[arg-type]
-    chosen = np.unique(np.linspace(0, len(plan.parts) - 1, _SAMPLES).round().astype(int))
     power = torch.zeros(_SHELLS, dtype=torch.float64)
     count = torch.zeros(_SHELLS, dtype=torch.float64)
-    square, voxels = 0.0, 0.0
-    for index in chosen:
-        block = plan.parts[index]
+    square, voxels = 0.0, 0
+    for block in _samples(plan.region):
         place = torch.tensor(block.centre, dtype=torch.float64) * voxel_size + torch.tensor(origin)
-        inside = read_block(tomogram, block, plan.reach, 0, mean)[1]
-        volume = first.block(tomogram, block, plan.reach, imaging, place)
+        volume = first.block(tomogram, block, 0, imaging, place)
+        voxels += volume.numel()
         square += float((volume * volume).sum(dtype=torch.float64))
-        voxels += float(inside.sum())
         if settings.whiten:
             _add_spectrum(volume, power, count)
-    variance = square / max(voxels, 1.0)
+    variance = square / voxels
     if not variance > 0.0:
         raise ItemError("the tomogram is empty: all of its voxels have one value")
     if not settings.whiten:
@@ -190,6 +189,20 @@ def measure_filters(
     radial = _inverse_amplitude(power, count, box)
     # what is white has as much power in each of its coefficients
     return Filters(radial=radial, deviation=0.7, **common)  # type: ignore[arg-type]
+
+
+def _samples(region: tuple[tuple[int, int, int], tuple[int, int, int]]) -> list[Block]:
+    """Blocks spread over a region; not the search's parts, so that filters do not depend on how it is cut."""
+    spans = []
+    for start, count in zip(*region, strict=True):
+        side = min(count, _SAMPLE_SIDE)
+        starts = np.linspace(start, start + count - side, math.ceil(count / side)).round().astype(int)
+        spans.append([(int(a), side) for a in starts])
+    every = []
+    for (z, nz), (y, ny), (x, nx) in itertools.product(*spans):
+        every.append(Block((z, y, x), (nz, ny, nx), (nz, ny, nx)))
+    chosen = np.unique(np.linspace(0, len(every) - 1, _SAMPLES).round().astype(int))
+    return [every[index] for index in chosen]
 
 
 def _mean(tomogram: NDArray[np.floating]) -> float:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from weft.matching.rotation import FineMap, turn_into
+from weft.physics import fourier
 
 __all__ = ["Found", "MaskedTemplate", "Part", "correlate", "correlate_plain"]
 
@@ -161,14 +162,14 @@ class Part:
         allowed : (places) bool, optional
         """
         size = (volume.shape[0], volume.shape[1], volume.shape[2])
-        spectrum = _rfftn(volume)
-        squared = _rfftn(volume * volume)
+        spectrum = fourier.rfft3(volume)
+        squared = fourier.rfft3(volume * volume)
         mask = centre_of(template.mask, template.reach)
         total = float(mask.sum(dtype=torch.float64))
-        mask_spectrum = _rfftn(mask, size).conj()
+        mask_spectrum = fourier.rfft3(mask, size).conj()
         window = tuple(slice(0, n) for n in places)
-        mean = _irfftn(spectrum * mask_spectrum, size)[window] / total
-        square = _irfftn(squared * mask_spectrum, size)[window] / total
+        mean = fourier.irfft3(spectrum * mask_spectrum, size)[window] / total
+        square = fourier.irfft3(squared * mask_spectrum, size)[window] / total
         sigma = (square - mean * mean).clamp_(min=0.0).sqrt_()
         flat = max(_FLAT * deviation, _NOTHING * float(sigma.max()))
         inverse = torch.where(sigma > flat, 1.0 / (sigma * total), torch.zeros_like(sigma))
@@ -190,20 +191,6 @@ def centre_of(volume: torch.Tensor, reach: int) -> torch.Tensor:
     c = volume.shape[-1] // 2
     part = slice(c - reach, c + reach + 1)
     return volume[..., part, part, part]
-
-
-def _rfftn(volume: torch.Tensor, size: tuple[int, int, int] | None = None) -> torch.Tensor:
-    if volume.device.type == "cpu":
-        out = scipy.fft.rfftn(volume.numpy(), s=size, axes=(-3, -2, -1), workers=torch.get_num_threads())
-        return torch.from_numpy(np.asarray(out))
-    return torch.as_tensor(torch.fft.rfftn(volume, s=size, dim=(-3, -2, -1)))
-
-
-def _irfftn(spectrum: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
-    if spectrum.device.type == "cpu":
-        out = scipy.fft.irfftn(spectrum.numpy(), s=size, axes=(-3, -2, -1), workers=torch.get_num_threads())
-        return torch.from_numpy(np.asarray(out))
-    return torch.as_tensor(torch.fft.irfftn(spectrum, s=size, dim=(-3, -2, -1)))
 
 
 # ---------------------------------------------------------------------- the plain way
@@ -231,12 +218,12 @@ def correlate_plain(
                 continue
             box = fine.turned_plain(matrix[None])[0]
             if weights is not None:
-                box = _irfftn(_rfftn(box) * weights, (n, n, n))
+                box = fourier.irfft3(fourier.rfft3(box) * weights, (n, n, n))
             box = centre_of(box, reach)
             mean = (mask * box).sum(dtype=torch.float64) / total
             variance = (mask * (box - mean) ** 2).sum(dtype=torch.float64) / total
             kernel = (mask * (box - mean) / variance.sqrt().clamp(min=1e-30)).float()
-            score = _irfftn(part.spectrum * _rfftn(kernel, size).conj(), size)[places] * inverse
+            score = fourier.irfft3(part.spectrum * fourier.rfft3(kernel, size).conj(), size)[places] * inverse
             if is_noise:
                 assert found.noise is not None
                 found.noise = torch.maximum(found.noise, score)
@@ -254,9 +241,9 @@ def _inverse(part: Part, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     assert part.squared is not None
     total = float(mask.sum(dtype=torch.float64))
     window = tuple(slice(0, n) for n in shape)
-    spectrum = _rfftn(mask, part.size).conj()
-    mean = _irfftn(part.spectrum * spectrum, part.size)[window] / total
-    square = _irfftn(part.squared * spectrum, part.size)[window] / total
+    spectrum = fourier.rfft3(mask, part.size).conj()
+    mean = fourier.irfft3(part.spectrum * spectrum, part.size)[window] / total
+    square = fourier.irfft3(part.squared * spectrum, part.size)[window] / total
     sigma = (square - mean * mean).clamp_(min=0.0).sqrt_()
     inverse = torch.where(sigma > part.flat, 1.0 / (sigma * total), torch.zeros_like(sigma))
     return inverse if part.allowed is None else inverse * part.allowed
@@ -329,7 +316,7 @@ class _Workspace:
 
     def kernel(self, fine: FineMap, matrix: NDArray[np.float64], gain: Floats | None, mask: Floats) -> Floats:
         """The turned, weighted, masked and normalised template: (2 reach + 1)³."""
-        turn_into(self.box, fine.values.numpy(), matrix, self.radius if gain is None else 1e9)
+        turn_into(self.box, fine.values.numpy(), matrix, fine.radius)
         box = self.box
         if gain is not None:
             box = scipy.fft.irfftn(scipy.fft.rfftn(box, workers=1) * gain, s=box.shape, workers=1)

@@ -107,7 +107,15 @@ class Matcher:
         turning = FineMap.of_mask(mask) if self.settings.mask_turns else None
         noise = None
         if self.settings.random_phase:
-            noise = FineMap.of(phase_randomised(template.volume, self.settings.seed).to(self.device))
-        return MaskedTemplate(
-            FineMap.of(template.volume.to(self.device)), mask, self.plan.reach, turning, noise
-        )
+            noise = FineMap.of(
+                phase_randomised(without_ground(template.volume), self.settings.seed).to(self.device)
+            )
+        fine = FineMap.of(without_ground(template.volume).to(self.device))
+        return MaskedTemplate(fine, mask, self.plan.reach, turning, noise)
+
+
+def without_ground(volume: torch.Tensor) -> torch.Tensor:
+    """Less the mean of its faces, so that what surrounds a turned copy is what surrounds the structure."""
+    inner = torch.zeros_like(volume, dtype=torch.bool)
+    inner[1:-1, 1:-1, 1:-1] = True
+    return volume - volume[~inner].mean()

@@ -18,17 +18,18 @@ import scipy.fft
 import torch
 from numpy.typing import NDArray
 
-from weft.matching.angles import euler_angles, nearby, small_rotations
+from weft.matching.angles import nearby
 from weft.matching.kernel import MaskedTemplate, centre_of
 from weft.matching.matcher import Matcher
 from weft.matching.parts import Block
-from weft.physics.geometry import euler_matrix
+from weft.physics.geometry import euler_angles, euler_matrix, rotation_about
 
 __all__ = ["Refined", "refine_places"]
 
 _FINEST = 1.5  # degrees: the step is halved until it is no more than this
 _BATCH = 64  # orientations that are compared at once
-_LOOKED_AT, _STARTS = 256, 8  # best orientations of a place; different ones among them to start from
+_LOOKED_AT, _STARTS = 256, 8  # best orientations of a place at low resolution; different ones among them
+_CLIMBED = 4  # that are followed at full resolution
 _AXES = (-3, -2, -1)
 
 
@@ -223,13 +224,15 @@ def _refine(look: _Patch, starts: torch.Tensor, step: float) -> tuple[list[float
 
     def best(turned: torch.Tensor) -> tuple[float, int, NDArray[np.float32]]:
         scores = look.scores(turned)
-        index = int(scores.reshape(len(turned), -1).max(axis=1).argmax())
-        return float(scores[index].max()), index, scores[index]
+        heights = _heights(scores)
+        index = int(heights.argmax())
+        return float(heights[index]), index, scores[index]
 
-    found = []
-    for start in starts:
-        top, _, scores = best(start[None])
-        found.append(_climb(best, start, top, scores, nearby(0.5 * step), 3 if len(starts) == 1 else 1))
+    first = look.scores(starts)
+    tops = _heights(first)
+    order = np.argsort(-tops)[:_CLIMBED]
+    turns, steps = nearby(0.5 * step), 3 if len(starts) == 1 else 1
+    found = [_climb(best, starts[i], float(tops[i]), first[i], turns, steps) for i in order.tolist()]
     # the two that have come farthest go on
     found = sorted(found, key=lambda one: -one[1])[:2]
     ends = []
@@ -272,8 +275,8 @@ def _top_of_turns(
     """The orientation at the top of a paraboloid through the neighbours."""
     size = math.radians(step)
     vectors = nearby_vectors(size)
-    turned = look.scores(small_rotations(vectors) @ matrix)
-    values = turned.reshape(len(turned), -1).max(axis=1).astype(np.float64)
+    turned = look.scores(rotation_about(vectors) @ matrix)
+    values = _heights(turned)
     v = (vectors / size).numpy()
     terms = np.stack([v[:, 0], v[:, 1], v[:, 2], *(v[:, i] * v[:, j] for i, j in _PAIRS)], axis=1)
     fit, *_ = np.linalg.lstsq(terms, values - top, rcond=None)
@@ -286,9 +289,9 @@ def _top_of_turns(
     move = -np.linalg.solve(hessian, fit[:3])
     if np.abs(move).max() > 1.5:
         return matrix, top, scores
-    moved = small_rotations(torch.from_numpy(move[None] * size)) @ matrix
+    moved = rotation_about(torch.from_numpy(move[None] * size)) @ matrix
     found = look.scores(moved)[0]
-    height = float(found.max())
+    height = float(_heights(found[None])[0])
     return (moved[0], height, found) if height > top else (matrix, top, scores)
 
 
@@ -301,6 +304,11 @@ def nearby_vectors(size: float) -> torch.Tensor:
     vectors = torch.cartesian_prod(steps, steps, steps)
     used = (vectors != 0.0).sum(dim=1)
     return vectors[(used == 1) | (used == 2)]
+
+
+def _heights(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Tops between voxels: (r, p, p, p) → (r,). At voxels, turns would make up for shifts by parts of one."""
+    return np.array([_top_of_places(one)[1] for one in scores])
 
 
 def _top_of_places(scores: NDArray[np.float32]) -> tuple[tuple[float, float, float], float]:

@@ -77,18 +77,23 @@ class FineMap:
         )
         return cls(functional.pad(fine[0, 0], (0, OVERSAMPLING - 1) * 3).contiguous(), n)
 
+    @property
+    def radius(self) -> float:
+        """Of the sphere that fits into the box, voxels: what lies outside does not turn with the rest."""
+        return float((self.size - 1) // 2)
+
     def turned(self, matrices: torch.Tensor) -> torch.Tensor:
         """Copies for orientations ``(r, 3, 3)`` that take the template's coordinates to the tomogram's.
 
         Returns
         -------
         (r, n, n, n) float32
-            0 where a copy's voxel comes from outside the map.
+            0 outside the sphere that fits into the box.
         """
         if self.values.device.type == "cpu":
             out = np.zeros((len(matrices), *[self.size] * 3), dtype=np.float32)
             for matrix, box in zip(matrices.double().numpy(), out, strict=True):
-                turn_into(box, self.values.numpy(), matrix, 1e9)
+                turn_into(box, self.values.numpy(), matrix, self.radius)
             return torch.from_numpy(out)
         return self.turned_plain(matrices)
 
@@ -104,7 +109,7 @@ class FineMap:
         where = (where + n // 2) * (OVERSAMPLING * 2.0 / (fine - 1)) - 1.0
         source = self.values[None, None].expand(len(matrices), 1, fine, fine, fine)
         found = functional.grid_sample(source, where, align_corners=True, padding_mode="zeros")
-        return found[:, 0]
+        return found[:, 0] * (xyz.square().sum(-1) <= self.radius**2)
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
@@ -127,7 +132,7 @@ def turn_into(box, fine, matrix, radius):  # type: ignore[no-untyped-def]
                 fy = a[0, 1] * x + a[1, 1] * y + a[2, 1] * z + 3.0 * c
                 fz = a[0, 2] * x + a[1, 2] * y + a[2, 2] * z + 3.0 * c
                 if fx < 0.0 or fy < 0.0 or fz < 0.0 or fx > top or fy > top or fz > top:
-                    box[iz, iy, ix] = 0.0
+                    box[iz, iy, ix] = 0.0  # a mask may reach farther than the sphere
                     continue
                 i, j, k = int(fx), int(fy), int(fz)
                 u, v, w = np.float32(fx - i), np.float32(fy - j), np.float32(fz - k)

@@ -15,11 +15,11 @@ import torch
 
 from weft.errors import ItemError
 from weft.particles.averaging import Average, AveragingSettings, average, fsc_mask, usable
-from weft.particles.fourier_volume import irfft3, rfft3, shells_3d
 from weft.particles.fsc import FSC, soft_sphere
 from weft.particles.image_series import ImageSeries
-from weft.particles.pose_search import Poses, PoseSettings, angular_distance, moved, refine_poses
-from weft.particles.spectra import select
+from weft.particles.pose_search import Poses, PoseSettings, moved, refine_poses
+from weft.physics.fourier import irfft3, rfft3, shells_3d
+from weft.physics.geometry import rotation_angle
 from weft.settings import setting
 
 __all__ = ["AlignmentSettings", "Iteration", "iterate"]
@@ -144,7 +144,7 @@ def iterate(
 
             parts.append(
                 refine_poses(
-                    select(series, mine),
+                    series.select(mine),
                     references[half],
                     few,
                     settings.model_copy(update={"angle_range": reach}),
@@ -157,7 +157,7 @@ def iterate(
             order.append(mine)
             done += len(mine)
         after = _merge(poses, parts, order)
-        turned = angular_distance(poses.matrices, after.matrices)
+        turned = rotation_angle(poses.matrices, after.matrices)
         shifted = (after.offset - poses.offset).norm(dim=1)
         series, poses = moved(series, poses, after), after
         found = average(series, averaging, mask)
@@ -186,4 +186,4 @@ def _references(found: Average, cover: torch.Tensor, pixel_size: float, join: fl
     spectra = [rfft3(half) for half in halves]
     coarse = shells_3d(size, cover.device) <= size * pixel_size / join
     common = 0.5 * (spectra[0] + spectra[1])
-    return [irfft3(torch.where(coarse, common, own), size) * cover for own in spectra]
+    return [irfft3(torch.where(coarse, common, own), (size,) * 3) * cover for own in spectra]

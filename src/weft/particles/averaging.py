@@ -20,10 +20,11 @@ from typing import Literal
 import torch
 
 from weft.errors import ItemError
-from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert, irfft3
+from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert
 from weft.particles.fsc import FSC, half_map_fsc, soft_sphere
 from weft.particles.image_series import ImageSeries
-from weft.particles.spectra import Band, chunks, select, spectra, transfer
+from weft.particles.spectra import Band, chunks, spectra, transfer
+from weft.physics.fourier import irfft3
 from weft.physics.symmetry import symmetry_operators
 from weft.settings import Settings, setting
 
@@ -194,7 +195,7 @@ class HalfSums:
         spectrum = sums.data / torch.maximum(weight, _LEAST_WEIGHT * per_place).clamp(min=1e-20)
         spectrum *= radius <= n // 2 - 0.5
         spectrum = spectrum.roll((-(m // 2), -(m // 2)), (0, 1))
-        full = irfft3(spectrum, m).roll((m // 2,) * 3, (0, 1, 2))
+        full = irfft3(spectrum, (m, m, m)).roll((m // 2,) * 3, (0, 1, 2))
         inside = slice(m // 2 - n // 2, m // 2 - n // 2 + n)
         return (full[inside, inside, inside] / apodisation(n, full.device)).contiguous()
 
@@ -274,7 +275,7 @@ def average(
     sums = HalfSums(size, settings, series.images.device)
     done = 0
     for part in batches(series, size * size // 2):
-        sums.add(select(series, part))
+        sums.add(series.select(part))
         done += len(part)
         if progress is not None:
             progress(done, len(series))

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import scipy.fft
 import torch
+
+from weft.physics.fourier import rfft3
 
 __all__ = [
     "PADDING",
@@ -24,33 +25,11 @@ __all__ = [
     "apodisation",
     "insert",
     "insert_plain",
-    "irfft3",
     "padded_transform",
-    "rfft3",
     "sample",
-    "shells_3d",
 ]
 
 PADDING = 2
-
-
-def rfft3(x: torch.Tensor) -> torch.Tensor:
-    """Half-space transform of real volumes ``(..., z, y, x)``."""
-    if x.device.type == "cpu":
-        out = scipy.fft.rfftn(x.numpy(), axes=(-3, -2, -1), workers=torch.get_num_threads())
-        return torch.from_numpy(np.asarray(out))
-    transformed: torch.Tensor = torch.fft.rfftn(x, dim=(-3, -2, -1))
-    return transformed
-
-
-def irfft3(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Inverse of :func:`rfft3` for cubes of `size`."""
-    if x.device.type == "cpu":
-        shape = (size, size, size)
-        out = scipy.fft.irfftn(x.numpy(), s=shape, axes=(-3, -2, -1), workers=torch.get_num_threads())
-        return torch.from_numpy(np.asarray(out))
-    transformed: torch.Tensor = torch.fft.irfftn(x, s=(size,) * 3, dim=(-3, -2, -1))
-    return transformed
 
 
 def apodisation(size: int, device: torch.device | str = "cpu", padding: int = PADDING) -> torch.Tensor:
@@ -58,13 +37,6 @@ def apodisation(size: int, device: torch.device | str = "cpu", padding: int = PA
     x = (torch.arange(size, device=device, dtype=torch.float32) - size // 2) / (padding * size)
     one = torch.sinc(x) ** 2
     return one[:, None, None] * one[:, None] * one
-
-
-def shells_3d(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """(size, size, size//2+1) int64: nearest whole radius of the coefficients of :func:`rfft3`."""
-    k = torch.fft.fftfreq(size, 1.0 / size, device=device)
-    x = torch.arange(size // 2 + 1, device=device)
-    return torch.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + x * x).round().long()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from weft.particles.fourier_volume import irfft3, rfft3, shells_3d
+from weft.physics.fourier import irfft3, rfft3, shells_3d
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,7 +128,7 @@ def half_map_fsc(
         noise = rfft3(torch.randn(n, n, n, generator=generator)).to(spectrum.device)
         new = spectrum.abs() * noise / noise.abs().clamp(min=1e-12)
         beyond = shells_3d(n, spectrum.device) >= shell
-        scrambled.append(irfft3(torch.where(beyond, new, spectrum), n) * mask)
+        scrambled.append(irfft3(torch.where(beyond, new, spectrum), (n, n, n)) * mask)
     randomised = shell_correlation(*scrambled)
     # up to the margin the randomised maps still share their true phases
     correct = torch.arange(n // 2, device=masked.device) >= shell + _MARGIN

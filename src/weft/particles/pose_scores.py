@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import torch
 
-from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert, irfft3, sample
+from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert, sample
 from weft.particles.spectra import Band, chunks
 from weft.physics import fourier
 
@@ -143,7 +143,7 @@ class Observed:
             )
             insert(sums, tilt[:, :2] * (extent / PADDING), kx, ky, product.resolve_conj(), product.real)
             spectrum = sums.complete().data.roll((-(m // 2), -(m // 2)), (0, 1))
-            correlation = irfft3(spectrum, m).roll((m // 2,) * 3, (0, 1, 2)) / spread
+            correlation = fourier.irfft3(spectrum, (m, m, m)).roll((m // 2,) * 3, (0, 1, 2)) / spread
             place = torch.where(inside, correlation, torch.full_like(correlation, -torch.inf)).argmax()
             out[i] = torch.stack([x.reshape(-1)[place], y.reshape(-1)[place], z.reshape(-1)[place]])
         return out

@@ -20,15 +20,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from weft.formats.tomo_particles import euler_angles
 from weft.particles.fourier_volume import padded_transform
 from weft.particles.image_series import ImageSeries
 from weft.particles.pose_scores import Observed, score_plain, score_poses
-from weft.particles.spectra import Band, DoseWeighting, chunks, noise_power, select, spectra, transfer
-from weft.physics.geometry import euler_matrix
+from weft.particles.spectra import Band, chunks, noise_power, spectra, transfer
+from weft.physics.dose import DoseWeighting
+from weft.physics.geometry import euler_angles, euler_matrix, rotation_about
 from weft.settings import Settings, setting
 
-__all__ = ["PoseSettings", "Poses", "angular_distance", "ball", "moved", "refine_poses"]
+__all__ = ["PoseSettings", "Poses", "ball", "moved", "refine_poses"]
 
 #: Particles that are searched at a time.
 _BATCH = 16
@@ -102,18 +102,6 @@ class Poses:
         return euler_matrix(*self.euler.unbind(-1))
 
 
-def angular_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Angle between rotations, degrees: (..., 3, 3), (..., 3, 3) → (...)."""
-    # from the chord: the arc cosine of a trace has no digits left at small angles
-    chord = (a.double() - b.double()).square().sum((-2, -1)).sqrt()
-    return torch.rad2deg(2.0 * torch.asin((chord / math.sqrt(8.0)).clamp(max=1.0)))
-
-
-def to_euler(matrices: torch.Tensor) -> torch.Tensor:
-    """(n, 3, 3) → rot, tilt, psi (n, 3), degrees."""
-    return torch.from_numpy(euler_angles(matrices.double().cpu().numpy()))
-
-
 def ball(radius: float, step: float) -> torch.Tensor:
     """Rotations up to an angle, evenly spread: a body-centred grid of rotation vectors.
 
@@ -137,16 +125,6 @@ def ball(radius: float, step: float) -> torch.Tensor:
     inside = length <= radius + 1e-9
     points, length = points[inside], length[inside]
     return points[torch.argsort(length, stable=True)]
-
-
-def _rotations(vectors: torch.Tensor) -> torch.Tensor:
-    """(..., 3) degrees → (..., 3, 3) float64."""
-    v = torch.deg2rad(vectors)
-    x, y, z = v.unbind(-1)
-    nil = torch.zeros_like(x)
-    cross = torch.stack([nil, -z, y, z, nil, -x, -y, x, nil], -1).reshape(*v.shape[:-1], 3, 3)
-    exponential: torch.Tensor = torch.linalg.matrix_exp(cross)
-    return exponential
 
 
 def moved(series: ImageSeries, before: Poses, after: Poses) -> ImageSeries:
@@ -200,7 +178,7 @@ def refine_poses(
     grids = _grids(settings, math.degrees(1.0 / (float(band.k.max()) * diameter)))
     out = []
     for part in chunks(len(series), _BATCH):
-        few = select(series, part)
+        few = series.select(part)
         now = Poses(poses.euler[part], poses.offset[part], poses.score[part])
         out.append(_search(few, now, transform, band, noise, grids, settings, dose_weighting))
         if progress is not None:
@@ -244,20 +222,20 @@ def _search(
     if settings.offset_range > 0.0:
         offset = seen.search_offsets(transform, turned, settings.offset_range, trust)
     for grid in grids:
-        candidates = turned[:, None] @ _rotations(grid.to(turned.device))
+        candidates = turned[:, None] @ rotation_about(grid.to(turned.device).deg2rad())
         here = seen.shifted(offset)
         found = score(here, transform, candidates)
         gain, step = found.climb(trust if settings.offset_range > 0.0 else 0.0)
         chosen = gain.argmax(1)
         row = torch.arange(len(chosen), device=chosen.device)
         inside = _peak(grid.to(gain.device), gain, chosen)
-        turned = turned @ _rotations(inside)
+        turned = turned @ rotation_about(inside.deg2rad())
         offset = offset + step[row, chosen]
         length = offset.norm(dim=1, keepdim=True)
         offset = offset * (settings.offset_range / length.clamp(min=1e-9)).clamp(max=1.0)
     final = score(seen.shifted(offset), transform, turned[:, None])
     best = final.value()[:, 0]
-    return Poses(to_euler(turned), poses.offset + offset.cpu(), best.double().cpu())
+    return Poses(euler_angles(turned).cpu(), poses.offset + offset.cpu(), best.double().cpu())
 
 
 def _peak(grid: torch.Tensor, gain: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 
+from weft.particles import image_series
 from weft.particles.image_series import ImageSeries
 from weft.physics import fourier
-from weft.physics.ctf import ctf_phase
-from weft.physics.dose import dose_weight
-from weft.physics.optics import Optics
+from weft.physics.dose import DoseWeighting
 
 __all__ = [
     "Band",
-    "DoseWeighting",
     "chunks",
     "noise_power",
-    "optics_of",
-    "per_particle",
-    "select",
     "spectra",
     "transfer",
 ]
-
-DoseWeighting = Literal["warp", "grant", "none"]
 
 #: Particles that the noise is measured from.
 _ENOUGH = 100
@@ -99,26 +91,10 @@ class Band:
         return self.radius.round().long()
 
 
-def per_particle(series: ImageSeries) -> dict[str, torch.Tensor]:
-    """All tensors of a series, by name; each has a row a particle."""
-    return {f.name: v for f in fields(series) if isinstance(v := getattr(series, f.name), torch.Tensor)}
-
-
-def select(series: ImageSeries, which: torch.Tensor) -> ImageSeries:
-    """Some of the particles (indices or a mask)."""
-    chosen: dict[str, Any] = {name: value[which] for name, value in per_particle(series).items()}
-    return replace(series, **chosen)
-
-
 def chunks(count: int, size: int) -> Iterator[torch.Tensor]:
     """0 ... count − 1, so many at a time."""
     for first in range(0, count, size):
         yield torch.arange(first, min(first + size, count))
-
-
-def optics_of(series: ImageSeries) -> Optics:
-    """The microscope's constants."""
-    return Optics(series.pixel_size, voltage=series.voltage, cs=series.cs, amplitude=series.amplitude)
 
 
 def spectra(series: ImageSeries, band: Band) -> torch.Tensor:
@@ -144,13 +120,8 @@ def transfer(series: ImageSeries, band: Band, dose_weighting: DoseWeighting) -> 
     (particles, tilts, c) float32
         0 where an image does not show the particle.
     """
-    k = band.k
-    turned = torch.atan2(band.uy, band.ux) - torch.deg2rad(series.angle)[..., None]
-    defocus = series.defocus[..., None] + 0.5 * series.astigmatism[..., None] * torch.cos(2.0 * turned)
-    out = torch.sin(ctf_phase(k * k, defocus, optics_of(series), series.phase_shift[..., None]))
-    if dose_weighting != "none":
-        out *= dose_weight(k, series.dose[..., None], series.voltage, dose_weighting)
-    return out * series.weight[..., None]
+    extent = band.size * band.pixel_size
+    return image_series.transfer(series, band.uy / extent, band.ux / extent, dose_weighting)
 
 
 def noise_power(series: ImageSeries, band: Band, dose_weighting: DoseWeighting) -> torch.Tensor:
@@ -168,7 +139,7 @@ def noise_power(series: ImageSeries, band: Band, dose_weighting: DoseWeighting) 
     power = torch.zeros(int(shells.max()) + 1, dtype=torch.float64, device=shells.device)
     count = torch.zeros_like(power)
     for part in chunks(len(some), 10):
-        few = select(series, some[part])
+        few = series.select(some[part])
         seen = few.weight > 0
         found = spectra(few, band).abs().square() * seen[..., None]
         amount = seen[..., None].expand_as(found).float()

@@ -22,8 +22,9 @@ from typing import Literal
 
 import torch
 
-from weft.particles.image_series import DoseModel, ImageSeries, series_transfer
+from weft.particles.image_series import ImageSeries, series_transfer
 from weft.physics import fourier
+from weft.physics.dose import DoseWeighting
 from weft.settings import Settings, setting
 from weft.tilts.backprojection import OVERSAMPLING, backproject, interpolation_response, oversample
 from weft.tilts.gridding import Overlaps, Sections
@@ -107,7 +108,7 @@ class SubTomogramMaker:
     scale: torch.Tensor
     point: torch.Tensor
     settings: SubTomogramSettings
-    dose_model: DoseModel
+    dose_model: DoseWeighting
 
     @classmethod
     def of(
@@ -118,7 +119,7 @@ class SubTomogramMaker:
         pixel_size: float,
         diameter: float,
         settings: SubTomogramSettings | None = None,
-        dose_model: DoseModel = "warp",
+        dose_model: DoseWeighting = "warp",
         device: torch.device | str = "cpu",
     ) -> SubTomogramMaker:
         """Prepare for particles of one tilt series.

@@ -6,9 +6,11 @@ from typing import Literal
 
 import torch
 
-__all__ = ["DoseModel", "dose_weight"]
+__all__ = ["DoseModel", "DoseWeighting", "dose_weight"]
 
 DoseModel = Literal["warp", "grant"]
+#: A model, or all of the signal.
+DoseWeighting = Literal["warp", "grant", "none"]
 
 
 def dose_weight(

@@ -11,7 +11,18 @@ import numpy as np
 import scipy.fft
 import torch
 
-__all__ = ["crop_half", "fast_size", "frequencies", "irfft2", "resize", "rfft2", "shift_phases"]
+__all__ = [
+    "crop_half",
+    "fast_size",
+    "frequencies",
+    "irfft2",
+    "irfft3",
+    "resize",
+    "rfft2",
+    "rfft3",
+    "shells_3d",
+    "shift_phases",
+]
 
 
 def fast_size(n: int, *, even: bool = True) -> int:
@@ -43,6 +54,31 @@ def irfft2(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(out))
     transformed: torch.Tensor = torch.fft.irfft2(x, s=size)
     return transformed
+
+
+def rfft3(x: torch.Tensor, size: tuple[int, int, int] | None = None) -> torch.Tensor:
+    """Half-space transform of real volumes ``(..., z, y, x)``; `size` zero-pads or crops first."""
+    if x.device.type == "cpu":
+        out = scipy.fft.rfftn(x.numpy(), s=size, axes=(-3, -2, -1), workers=torch.get_num_threads())
+        return torch.from_numpy(np.asarray(out))
+    transformed: torch.Tensor = torch.fft.rfftn(x, s=size, dim=(-3, -2, -1))
+    return transformed
+
+
+def irfft3(x: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
+    """Inverse of :func:`rfft3`; `size` is that of the real volume."""
+    if x.device.type == "cpu":
+        out = scipy.fft.irfftn(x.numpy(), s=size, axes=(-3, -2, -1), workers=torch.get_num_threads())
+        return torch.from_numpy(np.asarray(out))
+    transformed: torch.Tensor = torch.fft.irfftn(x, s=size, dim=(-3, -2, -1))
+    return transformed
+
+
+def shells_3d(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(size, size, size//2+1) int64: nearest whole radius of the coefficients of :func:`rfft3`."""
+    k = torch.fft.fftfreq(size, 1.0 / size, device=device)
+    x = torch.arange(size // 2 + 1, device=device)
+    return torch.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + x * x).round().long()
 
 
 def frequencies(

@@ -12,12 +12,24 @@ inclination to the stage. With ``hand`` = +1 a positive tilt brings +x of the sp
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-__all__ = ["TiltGeometry", "euler_matrix", "rotation_x", "tilt_matrices"]
+__all__ = [
+    "TiltGeometry",
+    "euler_angles",
+    "euler_matrix",
+    "rotation_about",
+    "rotation_angle",
+    "rotation_x",
+    "tilt_matrices",
+]
+
+#: Sine of the tilt below which rot and psi turn about one axis, and only their sum or difference is known.
+_POLE = 1e-9
 
 
 def euler_matrix(rot: torch.Tensor, tilt: torch.Tensor, psi: torch.Tensor) -> torch.Tensor:
@@ -42,6 +54,42 @@ def euler_matrix(rot: torch.Tensor, tilt: torch.Tensor, psi: torch.Tensor) -> to
         (sb * ca, sb * sa, cb),
     )
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def euler_angles(matrices: torch.Tensor) -> torch.Tensor:
+    """Angles of matrices as :func:`euler_matrix` makes them; at the poles rot is 0, as in RELION.
+
+    Parameters
+    ----------
+    matrices : (..., 3, 3) tensor
+
+    Returns
+    -------
+    (..., 3) float64 tensor
+        rot, tilt, psi, degrees; tilt between 0 and 180.
+    """
+    m = matrices.double()
+    sine, cosine = torch.hypot(m[..., 2, 0], m[..., 2, 1]), m[..., 2, 2]
+    pole = sine < _POLE
+    rot = torch.where(pole, torch.zeros_like(sine), torch.atan2(m[..., 2, 1], m[..., 2, 0]))
+    at_pole = torch.atan2(torch.where(cosine > 0, m[..., 0, 1], -m[..., 1, 0] * cosine.sign()), m[..., 1, 1])
+    psi = torch.where(pole, at_pole, torch.atan2(m[..., 1, 2], -m[..., 0, 2]))
+    return torch.rad2deg(torch.stack([rot, torch.atan2(sine, cosine), psi], dim=-1))
+
+
+def rotation_about(vectors: torch.Tensor) -> torch.Tensor:
+    """Rotations about axes, by as many radians as they are long: (..., 3) → (..., 3, 3) float64."""
+    x, y, z = vectors.double().unbind(-1)
+    nil = torch.zeros_like(x)
+    cross = torch.stack([nil, -z, y, z, nil, -x, -y, x, nil], dim=-1).reshape(*x.shape, 3, 3)
+    return torch.as_tensor(torch.linalg.matrix_exp(cross))
+
+
+def rotation_angle(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Angle between rotations, degrees: (..., 3, 3), (..., 3, 3) → (...) float64."""
+    # from the chord: the arc cosine of a trace has no digits left at small angles
+    chord = (first.double() - second.double()).square().sum((-2, -1)).sqrt()
+    return torch.rad2deg(2.0 * torch.asin((chord / math.sqrt(8.0)).clamp(max=1.0)))
 
 
 def rotation_x(angle: torch.Tensor) -> torch.Tensor:

@@ -26,10 +26,9 @@ from weft.formats.tomo_particles import (
 )
 from weft.particles.alignment import AlignmentSettings, Iteration, iterate
 from weft.particles.averaging import Average, AveragingSettings, fsc_mask
+from weft.particles.cutting import ImageSeriesSettings
 from weft.particles.fsc import FSC, fsc_figure
-from weft.particles.image_series import ImageSeriesSettings
 from weft.particles.pose_search import Poses
-from weft.particles.spectra import per_particle
 from weft.session.candidate_files import FOLDER, find_jobs
 from weft.session.match_job import MatchJob
 from weft.session.particle_sets import ParticleImages, cut_from_session
@@ -188,7 +187,7 @@ def average_particles(
         widest = (size - 4.0) * pixel
         settings = settings.model_copy(update={"mask_diameter": min(_WIDER * settings.diameter, widest)})
     if device != "cpu":
-        there: dict[str, Any] = {name: value.to(device) for name, value in per_particle(series).items()}
+        there: dict[str, Any] = {name: value.to(device) for name, value in series.tensors.items()}
         series = replace(series, **there)
     rounds: list[Iteration] = []
 

@@ -36,7 +36,8 @@ from weft.formats.dynamo import TABLE_COLUMNS, read_tbl, write_tbl
 from weft.formats.em import write_em
 from weft.formats.star import Table, write_star
 from weft.formats.tomo_particles import TomoParticles, euler_angles, join_particles, write_tomo_particles
-from weft.particles.image_series import ImageSeries, ImageSeriesSettings
+from weft.particles.cutting import ImageSeriesSettings
+from weft.particles.image_series import ImageSeries
 from weft.particles.subtomograms import SubTomograms, SubTomogramSettings
 from weft.session.tomogram_export import AlignedSeries, relion_series
 

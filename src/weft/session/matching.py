@@ -418,12 +418,12 @@ class _Keeper:
     def of(cls, folder: Path, source: TomogramSource, settings: MatchingSettings, root: Path) -> _Keeper:
         """Of this very search: what another one has left is deleted."""
         files = [source.path, *(inside(root, path) for path in settings.template)]
-        files += [inside(root, settings.mask)] if settings.mask else []
+        masks = [settings.mask, settings.tomogram_mask.replace("{name}", source.name)]
+        files += [inside(root, mask) for mask in masks if mask]
         stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        wanted = settings.model_dump(mode="json", exclude={"refine", "memory"})
-        threads = torch.get_num_threads()
-        geometry = [source.geometry.defocus.tolist(), source.geometry.angles.tolist(), source.geometry.hand]
-        text = json.dumps([stamps, wanted, settings.memory, threads, geometry])
+        wanted = settings.model_dump(mode="json", exclude={"refine"})
+        # the parts that are kept depend on the memory and the threads
+        text = json.dumps([stamps, wanted, torch.get_num_threads(), _physics(source)])
         key = hashlib.sha256(text.encode()).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "search.txt"
@@ -464,6 +464,16 @@ class _Keeper:
         self.folder.rmdir()
         if not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()
+
+
+def _physics(source: TomogramSource) -> list[Any]:
+    """All that template weights depend on."""
+    geometry, contrast = source.geometry, source.contrast
+    tensors = [geometry.matrices, geometry.defocus, geometry.volume_size, contrast.dose, contrast.weight]
+    tensors += [contrast.astigmatism, contrast.angle, contrast.phase_shift]
+    made = [source.method, source.dose_weighted, source.dose_model, source.cosine, source.regularisation]
+    rest = [geometry.hand, source.has_ctf, source.density_positive, source.origin, str(contrast.optics)]
+    return [tensor.tolist() for tensor in tensors] + made + rest
 
 
 def statistics_of(job: MatchJob) -> SearchStatistics:

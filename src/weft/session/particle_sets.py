@@ -23,7 +23,8 @@ from weft.formats.particle_star import CENTRED, finite_column
 from weft.formats.relion_tomo import RelionTiltSeries, read_tilt_series, to_geometry
 from weft.formats.star import Table, read_star
 from weft.formats.tomo_particles import TomoParticles, join_particles, read_tomo_particles
-from weft.particles.image_series import ImageSeries, ImageSeriesSettings, image_series_batches
+from weft.particles.cutting import ImageSeriesSettings, image_series_batches
+from weft.particles.image_series import ImageSeries
 from weft.physics.geometry import TiltGeometry, euler_matrix
 from weft.physics.optics import Optics
 from weft.session.steps.stack import used_tilts

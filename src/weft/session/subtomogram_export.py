@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from weft.errors import ItemError, RequestError
 from weft.formats import mrc
 from weft.formats.tomo_particles import TomoParticles, join_particles, read_tomo_particles
-from weft.particles.image_series import (
-    ImageSeries,
+from weft.particles.cutting import (
     ImageSeriesSettings,
     image_series_batches,
     tilt_weights,
     visible_tilts,
 )
+from weft.particles.image_series import ImageSeries
 from weft.particles.subtomograms import SubTomogramMaker, SubTomogramSettings
 from weft.session.export_particle_files import Written, particle_files
 from weft.session.tomogram_export import AlignedSeries, SeriesExport, aligned_series, check_inside

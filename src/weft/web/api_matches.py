@@ -97,6 +97,7 @@ def save_candidates(entry: SeriesDep, search: SearchDep, room: RoomDep, body: mo
     Candidates of the other series become stale by it, and are taken again as everything that is stale.
     """
     given = body.model_dump()
+    room.matches.cut_off(search, _settings(room).model_copy(update=given))  # before anything is changed
     changes = {
         f"candidates.{name}": str(value).lower() if isinstance(value, bool) else repr(value)
         for name, value in given.items()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.errors import InputFileError, WeftError
+from weft.errors import InputFileError, RequestError, WeftError
 from weft.formats.star import read_star
 from weft.matching.candidates import Candidates, CandidateSettings, cut_off, false_alarm_threshold
 from weft.matching.recall import RecallEstimate
@@ -141,7 +141,7 @@ class Matches:
     def picks(self, one: Searched, settings: CandidateSettings, limit: int) -> dict[str, Any]:
         """All candidates down to where only background is left, as `match_models.PickList` has them."""
         statistics = job_statistics(one.job, one.path)
-        automatic = cut_off(statistics, settings.model_copy(update={"cut_off": 0.0}))
+        automatic = self.cut_off(one, settings.model_copy(update={"cut_off": 0.0}))
         # among so many scores of background hardly a particle is found
         count = min(20.0 * limit, 0.25 * statistics.search_space)
         lowest = statistics.mean + false_alarm_threshold(statistics.std, statistics.search_space, count)
@@ -168,6 +168,21 @@ class Matches:
             "score": np.round(found.score, _DECIMALS).tolist(),
             "template": found.template.tolist(),
         }
+
+    def cut_off(self, one: Searched, settings: CandidateSettings) -> float:
+        """The lowest score of a candidate.
+
+        Raises
+        ------
+        RequestError
+            More false positives than scores.
+        ItemError
+            No standard deviation.
+        """
+        try:
+            return cut_off(job_statistics(one.job, one.path), settings)
+        except ValueError as error:
+            raise RequestError(f"{one.path.stem}: {error}.") from None
 
     def estimate(self, one: Searched, settings: CandidateSettings) -> dict[str, Any]:
         """How many candidates are particles, as `match_models.RecallCurve` has it."""
@@ -196,7 +211,7 @@ class Matches:
                 files.append(combined[0])
         return {
             "count": len(found),
-            "cut_off": cut_off(job_statistics(job, one.path), settings),
+            "cut_off": self.cut_off(one, settings),
             "files": [f"{FOLDER}/{file.name}" for file in files],
         }
 

@@ -118,7 +118,7 @@ export function CutOffPanel(props: CutOffProps) {
         </tbody>
       </table>
       <div class="rule-fields">
-        <NumberField label="False positives" value={rules.false_positives} min={1e-9} max={1e9} onChange={(value) => onRules({ false_positives: value })} />
+        <NumberField label="False positives" value={rules.false_positives} min={1e-9} max={Math.min(1e9, 0.1 * search.search_space)} onChange={(value) => onRules({ false_positives: value })} />
         <NumberField label="At most" value={rules.number} min={1} max={10_000_000} whole onChange={(value) => onRules({ number: value })} />
         <label class="check" title="Drops broad peaks, as membranes and gold make them">
           <input type="checkbox" checked={rules.tophat} onChange={() => onRules({ tophat: !rules.tophat })} />

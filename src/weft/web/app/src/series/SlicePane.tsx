@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { bitmap } from "../data/api";
 import { slice, type Axis, type MapName, type TomogramInfo } from "../data/series";
 import { complain } from "../data/store";
-import { colourAt, scaleBarPainter } from "../micrograph/overlays";
+import { scaleBarPainter } from "../micrograph/overlays";
 import { Viewer, type Painter } from "../micrograph/viewer";
 
 export type Place = Record<Axis, number>;
@@ -42,8 +42,11 @@ interface Props {
 const layerPainter =
   (picture: HTMLCanvasElement, [left, top, width, height]: Layer["field"]): Painter =>
   (context, frame) => {
-    const [x, y] = frame.toScreen(left, top);
-    context.drawImage(picture, x, y, width * frame.scale, height * frame.scale);
+    const place = [...frame.toScreen(left, top), width * frame.scale, height * frame.scale] as const;
+    // what is below steps back
+    context.fillStyle = "rgb(10 14 18 / 50%)";
+    context.fillRect(...place);
+    context.drawImage(picture, ...place);
   };
 
 function crosshair(across: number, down: number): Painter {
@@ -85,7 +88,8 @@ function coloured(image: ImageBitmap): HTMLCanvasElement {
 }
 
 const RAMP = new Uint8ClampedArray(
-  Array.from({ length: 256 }, (_, v) => [...colourAt(v / 255), v === 0 ? 0 : 100 + 140 * (v / 255) ** 0.5]).flat(),
+  // from red to yellow, which are neither the sections' grey nor a template's colour
+  Array.from({ length: 256 }, (_, v) => [255, 60 + 0.75 * v, 20 + 0.4 * v, v === 0 ? 0 : 140 + 115 * (v / 255) ** 0.4]).flat(),
 );
 
 /** The layer's picture; the one before stays until it has come. */
