@@ -8,9 +8,7 @@ sessions are kept and used again. Searches bin tomograms to voxels of some 20 Å
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -20,10 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import measure, table
-from scipy.optimize import least_squares
+from reference_tilts import folders, reference_parser, session_arguments, specimen_motion
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
-from tilts import SERIES, true_projections
 
 from weft.formats import mrc
 from weft.formats.tomo_particles import read_tomo_particles
@@ -42,9 +38,7 @@ def run(*arguments: str) -> Any:
 
 
 def make_session(folder: Path, data: Path) -> None:
-    physics = ["--pixel-size", "4", "--voltage", "300", "--cs", "2.7", "--amplitude", "0.07"]
-    files = ["--frames", f"{data}/frames/*.tif", "--mdoc", f"{data}/mdoc", "--dose", "1.5"]
-    run("new", str(folder), *files, *physics)
+    run("new", str(folder), *session_arguments(data))
     run("run", str(folder))
 
 
@@ -58,22 +52,15 @@ def true_poses(
     import weft
 
     series = weft.open(session)[name]
-    xyz, true = np.array(truth["particles_xyz_centered"]), true_projections(truth)
-    mine = [int(np.argmin(abs(series.tilt_angles - tilt["tilt"]))) for tilt in truth["tilts"]]
-    centre = np.array(series.volume_size) / 2
+    turn, place = specimen_motion(series, truth)
 
-    def moved(points: np.ndarray, p: Any) -> np.ndarray:
-        return points @ Rotation.from_rotvec(p[:3]).as_matrix().T + p[3:] + centre
+    def moved(points: Any) -> np.ndarray:
+        return np.array(points).reshape(-1, 3) @ turn.T + place
 
-    def left(p: Any) -> np.ndarray:
-        return np.asarray((series.project(moved(xyz, p))[mine][..., :2] - true[..., :2]).ravel() / 10)
-
-    fit = least_squares(left, np.zeros(6), x_scale=[0.05] * 3 + [50] * 3, loss="soft_l1")
-    turn = torch.from_numpy(Rotation.from_rotvec(fit.x[:3]).as_matrix())
     # the truth's angles take the specimen to the particle
     matrices = euler_matrix(*torch.tensor(truth["eulers"], dtype=torch.float64).unbind(-1)).transpose(-1, -2)
-    beads = np.array(truth["beads_xyz_centered"]).reshape(-1, 3)
-    return moved(xyz, fit.x), turn @ matrices, moved(beads, fit.x)
+    places = moved(truth["particles_xyz_centered"])
+    return places, torch.from_numpy(turn) @ matrices, moved(truth["beads_xyz_centered"])
 
 
 def judge(session: Path, name: str, template: str, truth: dict[str, Any]) -> dict[str, Any]:
@@ -112,13 +99,7 @@ def judge(session: Path, name: str, template: str, truth: dict[str, Any]) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    root = Path(__file__).resolve().parent.parent
-    default = os.environ.get("WEFT_REFERENCE_DATA", str(root.parent / "shared" / "data"))
-    parser.add_argument("data", nargs="?", default=default, type=Path)
-    parser.add_argument("--only", choices=list(SERIES))
+    parser = reference_parser(__doc__)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--step", default="8")
     given = parser.parse_args()
@@ -126,10 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        for name, folder in SERIES.items():
-            if given.only not in (None, name):
-                continue
-            data = given.data / "reference" / folder
+        for name, data in folders(given):
             truth = json.loads((data / f"{name}.json").read_text())
             points = torch.from_numpy(np.load(data / f"{name}_mol.npy"))
             session = work / name

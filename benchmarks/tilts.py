@@ -8,9 +8,7 @@ as `weft run` does on this machine. Time is also given in units of one real FFT 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -20,36 +18,14 @@ from typing import Any
 import numpy as np
 import scipy.fft
 from measuring import measure, table
-from scipy.optimize import least_squares
-from scipy.spatial.transform import Rotation
-
-SERIES = {"TS_A": "tilts_beads", "TS_B": "tilts_plain"}
-
-
-def true_projections(truth: dict[str, Any]) -> np.ndarray:
-    """(tilts, n, 3) of the truth's particles: x, y from the image's corner and defocus, Å; as acquired."""
-    xyz = np.array(truth["particles_xyz_centered"])
-    ny, nx = truth["shape"]
-    centre = 0.5 * np.array([nx, ny]) * truth["optics"]["pixel"]
-    out = []
-    for tilt in truth["tilts"]:
-        seen = xyz @ _matrix(tilt["tilt"], truth["axis"], truth["level"]).T
-        z = seen[:, 2]
-        if truth["hand"] < 0:
-            # the other hand is that of the mirrored specimen under inverted angles
-            z = ((xyz * [1, 1, -1]) @ _matrix(-tilt["tilt"], truth["axis"], [-v for v in truth["level"]]).T)[
-                :, 2
-            ]
-        out.append(np.c_[seen[:, :2] + centre + tilt["shift"], tilt["defocus"] + z])
-    return np.array(out)
-
-
-def _matrix(angle: float, axis: float, level: list[float]) -> np.ndarray:
-    a, b, x = np.deg2rad([angle + level[1], -axis, level[0]])
-    ry = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
-    rz = np.array([[np.cos(b), np.sin(b), 0], [-np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    rx = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
-    return rz @ ry @ rx
+from reference_tilts import (
+    folders,
+    projected,
+    reference_parser,
+    session_arguments,
+    specimen_motion,
+    true_projections,
+)
 
 
 def errors(session: Path, name: str, truth: dict[str, Any]) -> dict[str, Any]:
@@ -57,20 +33,10 @@ def errors(session: Path, name: str, truth: dict[str, Any]) -> dict[str, Any]:
     import weft
 
     series = weft.open(session)[name]
-    xyz, true = np.array(truth["particles_xyz_centered"]), true_projections(truth)
     angles = np.array([tilt["tilt"] for tilt in truth["tilts"]])
-    mine = [int(np.argmin(abs(series.tilt_angles - angle))) for angle in angles]
-    centre = np.array(series.volume_size) / 2
-
-    def seen(p: Any) -> np.ndarray:
-        moved = xyz @ Rotation.from_rotvec(p[:3]).as_matrix().T + p[3:] + centre
-        return np.asarray(series.project(moved))[mine]
-
-    def left(p: Any) -> np.ndarray:
-        return np.asarray((seen(p)[..., :2] - true[..., :2]).ravel() / 10)
-
-    fit = least_squares(left, np.zeros(6), x_scale=[0.05] * 3 + [50] * 3, loss="soft_l1")
-    off = seen(fit.x) - true
+    turn, place = specimen_motion(series, truth)
+    moved = np.array(truth["particles_xyz_centered"]) @ turn.T + place
+    off = projected(series, truth, moved) - true_projections(truth)
     low = abs(angles) <= 45
     metrics, level = series.metrics, truth["level"]
     return {
@@ -99,26 +65,14 @@ def fft_seconds(truth: dict[str, Any], frames: int = 2) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    root = Path(__file__).resolve().parent.parent
-    default = os.environ.get("WEFT_REFERENCE_DATA", str(root.parent / "shared" / "data"))
-    parser.add_argument("data", nargs="?", default=default, type=Path)
-    parser.add_argument("--only", choices=list(SERIES))
-    given = parser.parse_args()
+    given = reference_parser(__doc__).parse_args()
     quality, cost = [], []
-    for name, folder in SERIES.items():
-        if given.only not in (None, name):
-            continue
-        data = given.data / "reference" / folder
+    for name, data in folders(given):
         truth = json.loads((data / f"{name}.json").read_text())
         with tempfile.TemporaryDirectory() as temporary:
             session = Path(temporary) / "session"
             weft = [sys.executable, "-m", "weft"]
-            physics = ["--pixel-size", "4", "--voltage", "300", "--cs", "2.7", "--amplitude", "0.07"]
-            files = ["--frames", f"{data}/frames/*.tif", "--mdoc", f"{data}/mdoc", "--dose", "1.5"]
-            made = measure([*weft, "new", str(session), *files, *physics])
+            made = measure([*weft, "new", str(session), *session_arguments(data)])
             run = measure([*weft, "run", str(session)])
             if made.exit_code or run.exit_code:
                 sys.exit(f"{name}: weft ended with {made.exit_code}, {run.exit_code}")

@@ -118,7 +118,6 @@ def settings(job: Job, first: int = 0, last: int = 0) -> SearchSettings:
     region = (first * job.voxel, last * job.voxel, 0.0, 1e9, 0.0, 1e9) if job.halves else ()
     return SearchSettings(
         weighting="none" if job.tilts is None else "ctf",
-        hand="1" if job.tilts is not None and job.tilts.hand > 0 else "0",
         whiten=False,
         whiten_noise=False,
         refine=0,

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from weft.errors import ItemError, SettingsError
 from weft.matching.angles import angular_distance, rotation_grid
-from weft.matching.filters import radial_gain, radius
+from weft.matching.filters import radial_gain
 from weft.matching.kernel import Found, Part, correlate
 from weft.matching.mask import ellipsoid_mask
 from weft.matching.matcher import Matcher
@@ -23,6 +23,7 @@ from weft.matching.parts import blocks
 from weft.matching.plan import SearchSettings, Template
 from weft.matching.search import SearchResult, run_search, search
 from weft.matching.weights import Imaging, local_weights
+from weft.physics.fourier import radius_3d
 from weft.physics.geometry import TiltGeometry, euler_angles, euler_matrix
 from weft.physics.optics import Optics
 from weft.physics.symmetry import symmetry_operators
@@ -393,7 +394,7 @@ def test_regions_that_are_not_there() -> None:
 
 
 def test_band_passes() -> None:
-    k = radius((20, 20, 20), VOXEL)
+    k = radius_3d((20, 20, 20), VOXEL)
     gain = radial_gain(k, 40.0, 120.0)
     assert float(gain[k * 40.0 > 1.16].abs().max()) < 1e-6
     assert float(gain[k * 120.0 < 0.84].abs().max()) < 1e-6
@@ -405,7 +406,7 @@ def test_filtered_noise_is_white() -> None:
     """Noise of 1/k amplitude becomes equally strong at all frequencies finer than the template."""
     random = np.random.default_rng(3)
     spectrum = np.fft.rfftn(random.normal(size=(48, 48, 48)))
-    k = radius((48, 48, 48), VOXEL).numpy()
+    k = radius_3d((48, 48, 48), VOXEL).numpy()
     volume = np.fft.irfftn(spectrum / np.maximum(k, 0.005), s=(48, 48, 48), axes=(0, 1, 2)).astype(np.float32)
     settings = SearchSettings(angular_step=STEP, weighting="none")
     matcher = Matcher.of(volume, VOXEL, [template()], None, settings)

@@ -14,12 +14,14 @@ VOXEL, BOX = 20.0, 16
 DIAMETER = 200.0
 
 
-def write_template(path: Path, *, source: str = "barrel", voxel: float = VOXEL, box: int = BOX, mirrored: bool = False) -> Path:
+def write_template(
+    path: Path, *, source: str = "barrel", voxel: float = VOXEL, box: int = BOX, mirrored: bool = False
+) -> Path:
     """Density of a simulated structure, of any voxel size, its centre at the voxel n//2."""
     specimen = load_specimen(source)
     zyx = specimen.points[:, ::-1] * (-1.0 if mirrored else 1.0)
     edges = [np.arange(box + 1) - box // 2 - 0.5] * 3
-    density = np.histogramdd(zyx / voxel, edges, weights=specimen.weights)[0]
+    density = np.histogramdd(zyx / voxel, edges, weights=specimen.strengths)[0]
     mrc.write(path, gaussian_filter(density, 0.7).astype(np.float32), voxel, volume=True)
     return path
 

@@ -16,9 +16,10 @@ from weft.formats.relion_tomo import projection_matrices, read_tilt_series, to_g
 from weft.formats.star import read_star
 from weft.formats.tomo_particles import TomoParticles, read_tomo_particles, write_tomo_particles
 from weft.particles.cutting import ImageSeriesSettings
+from weft.session.particle_lists import find_particles
 from weft.session.session import Session
 from weft.session.session import open as open_session
-from weft.session.subtomogram_export import ParticleExportSettings, export_subtomograms, find_particles
+from weft.session.subtomogram_export import ParticleExportSettings, export_subtomograms
 
 BOX, PIXEL = 24, 12.0
 

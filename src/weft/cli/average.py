@@ -76,7 +76,7 @@ def average(
         average_particles,
         write_average,
     )
-    from weft.session.particle_sets import read_particle_images
+    from weft.session.relion_particles import read_particle_images
     from weft.session.work import resolve_device
 
     given = dict(settings)
@@ -126,33 +126,20 @@ def _of_session(
     source: Path, template: str | None, particles: Path | None, only: str | None, chosen: AverageSettings
 ) -> tuple[Any, AverageSettings, Path]:
     """Images, settings, folder."""
-    from fnmatch import fnmatchcase
-
-    import numpy as np
-
-    from weft.errors import RequestError
-    from weft.formats.tomo_particles import read_tomo_particles
-    from weft.session.averages import cut_images, session_particles
+    from weft.session.averages import cut_images, with_template
+    from weft.session.particle_lists import candidate_template, find_particles
     from weft.session.session import open as open_session
 
     session = open_session(source)
+    listed = find_particles(session, template=template, particles=particles, only=only)
     if particles is None:
-        listed, chosen, stem = session_particles(session, template, chosen, only)
-    elif template is not None:
-        raise RequestError("give --template for candidates or --particles for a list, not both.")
+        stem = candidate_template(session, template, only)
+        chosen = with_template(session, stem, chosen)
     else:
-        sizes = {name: one.volume_size for name, one in session.series.items() if _is_aligned(one)}
-        listed, stem = read_tomo_particles(particles, volume_size=sizes), particles.stem
-        if only:
-            listed = listed.select(np.array([fnmatchcase(name, only) for name in listed.tomogram], bool))
+        stem = particles.stem
     with _progress("cutting") as show:
         images = cut_images(session, listed, chosen, show)
     return images, chosen, session.root / "particles" / "average" / stem
-
-
-def _is_aligned(series: Any) -> bool:
-    done = series.record.steps.get("align") if series.record is not None else None
-    return done is not None and done.status == "done"
 
 
 def _tell(done: Iteration) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from weft.cli.options import SessionArgument, settings_options
 from weft.cli.progress import duration
-from weft.session.subtomogram_export import ParticleExportSettings
+from weft.session.particle_export_settings import ParticleExportSettings
 
 ProjectOption = Annotated[
     Path | None,
@@ -181,8 +181,9 @@ def subtomograms(
     settings: Any = None,
 ) -> None:
     """Particles cut from tilt images: sub-volumes with CTF volumes, or stacks of tilt images, with tables."""
+    from weft.session.particle_lists import find_particles
     from weft.session.session import open as open_session
-    from weft.session.subtomogram_export import export_subtomograms, find_particles
+    from weft.session.subtomogram_export import export_subtomograms
     from weft.session.work import resolve_device
 
     opened = open_session(session)

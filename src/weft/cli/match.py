@@ -124,6 +124,7 @@ def _tomogram(
     both_hands: bool,
     device: str,
 ) -> int:
+    from weft.cli.volumes import checked
     from weft.session.both_hands import judge_tomogram
     from weft.session.candidate_files import FOLDER, write_candidates
     from weft.session.matching import match_tomogram
@@ -132,10 +133,10 @@ def _tomogram(
 
     # the hand is counted by the signs of the file of angles, not by those of our geometry
     hand = given.pop("hand", "auto")
-    settings = MatchingSettings(**given)
+    settings = checked(MatchingSettings, given)
     if hand != "auto":
         foreign["hand"] = int(hand)
-    known = ForeignTomogramSettings(**foreign)
+    known = checked(ForeignTomogramSettings, foreign)
     source: TomogramSource = foreign_tomogram(path, known)
     for note in source.notes:
         typer.echo(f"note: {note}")

@@ -20,9 +20,11 @@ __all__ = [
     "ANGLES",
     "CENTRED",
     "GROUP",
+    "MAGNIFICATION",
     "MERIT",
     "MICROGRAPH",
     "NAME",
+    "ORIGINS",
     "PIXELS",
     "SCORE",
     "ParticleStar",
@@ -38,9 +40,11 @@ PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _PRIORS = tuple(f"{label}Prior" for label in ANGLES)
 _OUTER = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
-_ORIGINS = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
+ORIGINS = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
 _ORIGIN_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
 SCORE, MERIT = "rlnLCCmax", "rlnAutopickFigureOfMerit"
+#: With it rlnDetectorPixelSize is the pixel size in Å.
+MAGNIFICATION = 1e4
 _Array = NDArray[np.float64]
 
 
@@ -167,7 +171,7 @@ class ParticleStar:
         detector = self._of_group("rlnDetectorPixelSize")
         magnification = self._of_group("rlnMagnification")
         if detector is not None and magnification is not None:
-            return np.asarray(detector * 1e4 / magnification)
+            return np.asarray(detector * MAGNIFICATION / magnification)
         return detector  # pytom-match-pick's, in Å
 
     def _of_group(self, label: str) -> _Array | None:
@@ -194,8 +198,8 @@ class ParticleStar:
 
     def origins(self, pixel: _Array | None) -> _Array | None:
         """(n, 3) Å: what is to be subtracted, in the sub-tomogram's frame."""
-        if self.has(_ORIGINS):
-            return self.numbers(_ORIGINS)
+        if self.has(ORIGINS):
+            return self.numbers(ORIGINS)
         if _ORIGIN_PIXELS[2] not in self.table:
             return None  # without z they are of images of a tilt series
         values = self.numbers(_ORIGIN_PIXELS)
@@ -218,7 +222,7 @@ class ParticleStar:
 
     def rest(self) -> dict[str, Any]:
         """Columns that have not become part of places, orientations and scores."""
-        spent = self.used | {*PIXELS, *CENTRED, *_ORIGINS}
+        spent = self.used | {*PIXELS, *CENTRED, *ORIGINS}
         if _ORIGIN_PIXELS[2] in self.table:
             spent |= set(_ORIGIN_PIXELS)
         return {label: column for label, column in self.table.columns.items() if label not in spent}

@@ -33,6 +33,7 @@ from weft.formats.dynamo import TABLE_COLUMNS, read_tbl, write_tbl
 from weft.formats.particle_star import (
     ANGLES,
     CENTRED,
+    MAGNIFICATION,
     MERIT,
     MICROGRAPH,
     NAME,
@@ -64,7 +65,6 @@ Size = Sequence[float] | Mapping[str, Sequence[float]]
 
 #: Voxel i (from 0) of a tomogram is at this plus i in Dynamo's tables (its wiki, "Volume center").
 _DYNAMO_FIRST = 0.5
-_MAGNIFICATION = 10000.0
 _Array = NDArray[np.float64]
 
 
@@ -339,7 +339,7 @@ def write_tomo_particles(
     if flavour in ("relion3", "warp"):
         columns[MICROGRAPH] = [f"{name}.{'tomostar' if flavour == 'warp' else 'mrc'}" for name in names]
     if flavour == "relion3":
-        columns["rlnMagnification"] = np.full(len(names), _MAGNIFICATION)
+        columns["rlnMagnification"] = np.full(len(names), MAGNIFICATION)
         columns["rlnDetectorPixelSize"] = np.broadcast_to(scale, (len(names), 1))[:, 0]
     if flavour == "warp":
         columns[MERIT] = particles.score

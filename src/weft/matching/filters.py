@@ -29,7 +29,8 @@ __all__ = ["Filters", "measure_filters", "phase_randomised", "radial_gain"]
 
 _SHELLS = 256  # of a table from 0 to Nyquist's frequency
 _SAMPLES, _SAMPLE_SIDE = 12, 96  # blocks from which the spectrum is measured, and voxels along their sides
-_SEEN = 1e-3  # part of the greatest noise below which a coefficient counts as not measured
+_SEEN = 1e-2  # part of the median noise below which a coefficient counts as not measured
+_EDGE = 0.15  # half width of the band-pass' edges, a part of their frequencies
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ class Filters:
         gain = None
         if weights is not None and self.whiten_noise and self.weighting == "ctf":
             noise = weights.noise
-            seen = noise > _SEEN * noise.max()
+            seen = noise > _SEEN * noise[noise > 0.0].median()
             gain = torch.where(
                 seen, (noise / noise[seen].median()).clamp(min=1e-12).rsqrt(), noise.new_zeros(())
             )
         if self._round:
-            k = radius(shape, self.voxel_size)
+            k = fourier.radius_3d(shape, self.voxel_size)
             own = radial_gain(k, self.low_pass, self.high_pass)
             if self.radial is not None:
                 own = own * _look_up(self.radial, k * (2.0 * self.voxel_size))
@@ -226,7 +227,7 @@ def _add_spectrum(volume: torch.Tensor, power: torch.Tensor, count: torch.Tensor
     window = windows[0][:, None, None] * windows[1][:, None] * windows[2]
     spectrum = scipy.fft.rfftn((volume * window).numpy(), workers=torch.get_num_threads())
     energy = torch.from_numpy(np.abs(spectrum) ** 2).double() / float((window**2).sum())
-    shell = (radius(shape, 0.5) * (_SHELLS - 1)).round().long()
+    shell = (fourier.radius_3d(shape, 0.5) * (_SHELLS - 1)).round().long()
     within = shell < _SHELLS
     power += torch.bincount(shell[within], energy[within], minlength=_SHELLS)
     count += torch.bincount(shell[within], minlength=_SHELLS)
@@ -253,31 +254,21 @@ def _look_up(table: torch.Tensor, fraction: torch.Tensor) -> torch.Tensor:
     return torch.where(fraction <= 1.0, found, torch.zeros_like(found))
 
 
-def radius(shape: tuple[int, int, int], voxel_size: float) -> torch.Tensor:
-    """|k| of an rfft's coefficients, 1/Å: (z, y, x//2+1) float32."""
-    z = torch.fft.fftfreq(shape[0], voxel_size)[:, None, None]
-    y = torch.fft.fftfreq(shape[1], voxel_size)[:, None]
-    x = torch.fft.rfftfreq(shape[2], voxel_size)
-    k: torch.Tensor = (z * z + y * y + x * x).sqrt()
-    return k
-
-
 def radial_gain(k: torch.Tensor, low_pass: float, high_pass: float) -> torch.Tensor:
     """A band-pass with raised cosines as edges, ±15 % wide, one half at the given Å (0: none)."""
     out = torch.ones_like(k)
-    for resolution, sign in ((low_pass, 1.0), (high_pass, -1.0)):
-        if resolution > 0.0:
-            edge = ((k * resolution - 1.0) / 0.3).clamp(-0.5, 0.5)
-            out = out * (0.5 - sign * 0.5 * torch.sin(torch.pi * edge))
+    if low_pass > 0.0:
+        out = out * fourier.cosine_low_pass(k, low_pass, _EDGE)
+    if high_pass > 0.0:
+        out = out * (1.0 - fourier.cosine_low_pass(k, high_pass, _EDGE))
     return out
 
 
 def phase_randomised(volume: torch.Tensor, seed: int) -> torch.Tensor:
     """The same amplitudes with random phases, those of a real volume."""
-    random = torch.randn(volume.shape, generator=torch.Generator().manual_seed(seed))
-    phases = torch.fft.rfftn(random)
-    spectrum = torch.fft.rfftn(volume.cpu().float()).abs() * phases / phases.abs().clamp(min=1e-20)
-    return torch.as_tensor(torch.fft.irfftn(spectrum, s=tuple(volume.shape)))
+    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
+    phases = fourier.random_phases(shape, torch.Generator().manual_seed(seed))
+    return fourier.irfft3(fourier.rfft3(volume.cpu().float()).abs() * phases, shape)
 
 
 def _fast(shape: torch.Size) -> tuple[int, int, int]:

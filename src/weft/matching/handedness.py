@@ -11,6 +11,10 @@ and c is the evidence: c > 0 for hand +1. Its two other terms take what is no ev
 defocus together with specimen that does not lie at the volume's centre (a), and tilts whose two sides do not
 weigh alike (b). The standard error of c is White's, in the form HC3 (MacKinnon & White 1985), as scores
 scatter more at some places than at others.
+
+Where the same places can be scored again with the CTF that either hand gives them there (:func:`judge_places`),
+the defocus itself, not the distance from the axis, says how much the hand matters, depth along the beam
+included; that tells the hand from a fraction of the particles.
 """
 
 from __future__ import annotations
@@ -20,17 +24,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from scipy.stats import t as student
 
 from weft.errors import FitError
 from weft.matching.candidates import Candidates, SearchStatistics
+from weft.physics.geometry import TiltGeometry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["HandVerdict", "QuadraticFit", "compare_hands", "hand_figure", "judge_hand", "paired"]
+__all__ = [
+    "HandVerdict",
+    "QuadraticFit",
+    "compare_hands",
+    "defocus_leverage",
+    "hand_figure",
+    "judge_hand",
+    "judge_places",
+    "paired",
+]
 
 _Array = NDArray[np.float64]
 #: A verdict needs a p-value below this.
@@ -195,6 +210,77 @@ def judge_hand(x: ArrayLike, plus: ArrayLike, minus: ArrayLike) -> HandVerdict:
     return HandVerdict(
         hand, p, difference, error, n, place, good, bad, _parabola(place, good), _parabola(place, bad), fit
     )
+
+
+def defocus_leverage(geometry: TiltGeometry, xyz: ArrayLike, weight: ArrayLike) -> tuple[_Array, _Array]:
+    """How much the hand matters at places: mean square and mean of the defocus that it adds, over the tilts.
+
+    With the wrong hand tilt t is off by 2 h_t, h_t being the place's depth along the beam; to first order that
+    costs a score in proportion to the mean of h_t², and, where the mean defocus is off as well, to that of h_t.
+
+    Parameters
+    ----------
+    geometry : TiltGeometry
+    xyz : (n, 3) array
+        Å from the volume's first voxel.
+    weight : (tilts,) array
+        What each tilt counts.
+
+    Returns
+    -------
+    (n,), (n,) arrays
+        Å², Å.
+    """
+    places = torch.as_tensor(np.asarray(xyz, np.float64))
+    turned = (places - 0.5 * geometry.volume_size) @ geometry.matrices[:, 2].T
+    share = np.asarray(weight, np.float64) / float(np.sum(weight))
+    depth = turned.numpy()
+    return (depth**2) @ share, depth @ share
+
+
+def judge_places(
+    x: ArrayLike, plus: ArrayLike, minus: ArrayLike, square: ArrayLike, mean: ArrayLike
+) -> HandVerdict:
+    """Judge by scores of the same places with the CTF of either hand, each computed at the place itself.
+
+    At the volume's centre both hands are one, so the difference of scores is fitted without a constant,
+    d = c · q + b · h, with q and h of :func:`defocus_leverage`; its noise grows with q. c is tested with
+    errors that need not be equal (White 1980; MacKinnon & White 1985, HC3).
+
+    Parameters
+    ----------
+    x : (n,) array
+        Å from the tilt axis, for the picture.
+    plus, minus : (n,) arrays
+        Scores over σ with hand +1 and −1.
+    square, mean : (n,) arrays
+        Of :func:`defocus_leverage`.
+
+    Raises
+    ------
+    FitError
+        Too few places.
+    """
+    place, good, bad, q, h = (np.asarray(v, np.float64) for v in (x, plus, minus, square, mean))
+    known = np.isfinite(good) & np.isfinite(bad)
+    place, good, bad, q, h = place[known], good[known], bad[known], q[known], h[known]
+    n = len(place)
+    if n < _FEWEST:
+        raise FitError(f"only {n} places can be scored with both hands, {_FEWEST} are needed")
+    d, most = good - bad, float(q.max())
+    design = np.stack([q / most, h / max(float(np.abs(h).max()), 1e-9)], axis=1)
+    scale = 1.0 / np.sqrt(0.05 + q / most)
+    rows, values = design * scale[:, None], d * scale
+    inverse = np.linalg.pinv(rows.T @ rows)
+    fit = inverse @ rows.T @ values
+    influence = np.einsum("ij,jk,ik->i", rows, inverse, rows)
+    left = (values - rows @ fit) / np.clip(1.0 - influence, 1e-6, None)
+    covariance = inverse @ (rows.T * left**2) @ rows @ inverse
+    difference, error = float(fit[0]), float(np.sqrt(covariance[0, 0]))
+    p = float(2.0 * student.sf(abs(difference) / error, n - 2)) if error > 0.0 else float(difference == 0.0)
+    hand = int(np.sign(difference)) if p < SIGNIFICANCE else 0
+    curves = (_parabola(place, good), _parabola(place, bad), _parabola(place, d))
+    return HandVerdict(hand, p, difference, error, n, place, good, bad, *curves)
 
 
 def compare_hands(

@@ -307,8 +307,6 @@ class _Workspace:
         self.best, self.number = found.best.numpy(), found.number.numpy()
         self.noise = None if found.noise is None else found.noise.numpy()
         self.places = (self.best.shape[0], self.best.shape[1], self.best.shape[2])
-        # what has no CTF needs no more of the template than the mask shows
-        self.radius = np.sqrt(3.0) * (template.reach + 1.0)
         _, ny, nx = self.size
         self.half = nx // 2 + 1
         self.columns = np.empty((self.places[0], ny, self.half), dtype=np.complex64)
@@ -354,7 +352,7 @@ class _Workspace:
     def turned_mask(self, fine: FineMap, matrix: NDArray[np.float64]) -> tuple[Floats, Floats]:
         """A mask that turns with the template, and the local deviation under it."""
         assert self.squared is not None
-        turn_into(self.box, fine.values.numpy(), matrix, self.radius)
+        turn_into(self.box, fine.values.numpy(), matrix, fine.radius)
         c = self.box.shape[0] // 2
         cut = slice(c - self.reach, c + self.reach + 1)
         mask = self.box[cut, cut, cut].copy()  # the box is used again

@@ -17,6 +17,7 @@ from pydantic import model_validator
 
 from weft.errors import ItemError, SettingsError
 from weft.matching.density import Particle, find_particle, solvent_level
+from weft.physics import fourier
 from weft.settings import Settings, setting
 
 __all__ = [
@@ -265,11 +266,9 @@ def band_pass_gain(k: torch.Tensor, settings: TemplateSettings) -> torch.Tensor:
 
 
 def _low_pass(k: torch.Tensor, resolution: float, settings: TemplateSettings) -> torch.Tensor:
-    x = k * resolution
     if settings.filter_shape == "gaussian":
-        return torch.exp2(-(x**2))
-    along = ((x - 1.0) / settings.filter_edge).clamp(-1.0, 1.0)
-    return 0.5 - 0.5 * torch.sin(0.5 * math.pi * along)
+        return torch.exp2(-((k * resolution) ** 2))
+    return fourier.cosine_low_pass(k, resolution, settings.filter_edge)
 
 
 def band_pass(map_: torch.Tensor, settings: TemplateSettings) -> torch.Tensor:
@@ -277,12 +276,8 @@ def band_pass(map_: torch.Tensor, settings: TemplateSettings) -> torch.Tensor:
     if settings.low_pass is None and settings.high_pass is None:
         return map_
     n = map_.shape[0]
-    k = torch.fft.fftfreq(n, d=settings.voxel_size, device=map_.device)
-    half = torch.fft.rfftfreq(n, d=settings.voxel_size, device=map_.device)
-    squares = k[:, None, None] ** 2 + k[:, None] ** 2 + half**2
-    spectrum = torch.fft.rfftn(map_) * band_pass_gain(squares.sqrt(), settings)
-    filtered: torch.Tensor = torch.fft.irfftn(spectrum, s=(n, n, n))
-    return filtered
+    k = fourier.radius_3d((n, n, n), settings.voxel_size, map_.device)
+    return fourier.irfft3(fourier.rfft3(map_) * band_pass_gain(k, settings), (n, n, n))
 
 
 def mirrored(map_: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,10 @@
 With the weights κ of :mod:`weft.tilts.gridding` for how near a coefficient lies to the section of tilt t, a
 reconstruction Σ_t κ f_t I_t / (Σ_t κ g_t + r) of images I_t = c_t d_t S + noise of variance 1/n_t keeps
 
-    H(k) = Σ_t κ f_t c_t d_t / (Σ_t κ g_t + r)        of the structure's amplitude S, and has
-    N(k) = Σ_t κ f_t² / n_t / (Σ_t κ g_t + r)²        as its noise's power
+    H(k) = Σ_t κ f_t c_t d_t / (Σ_t κ g_t / κ₁ + r)        of the structure's amplitude S, and has
+    N(k) = Σ_t κ f_t² / n_t / (Σ_t κ g_t / κ₁ + r)²        as its noise's power
 
+with κ₁ the greatest of the κ, as the images are divided on their sections and not between them
 (c: CTF at the place, d: what the dose has left, f: the filter of the images, g: what the sum is divided by.)
 A template is multiplied by H before it is compared; dividing template and tomogram by √N makes the noise
 white, which makes the correlation a matched filter (Turin 1960). Tegunov & Cramer 2019 do the former
@@ -195,13 +196,14 @@ def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, count
                 kx = ix / (nx * voxel)
                 if kx * kx + ky * ky + kz * kz > limit:
                     continue
-                above, below, power = 0.0, 0.0, 0.0
+                above, below, power, nearest = 0.0, 0.0, 0.0, 0.0
                 for t in range(len(matrices)):
                     m = matrices[t]
                     d = abs(m[2, 0] * kx + m[2, 1] * ky + m[2, 2] * kz) * thickness
                     if d >= 1.0:
                         continue
                     near = 1.0 - d
+                    nearest = max(nearest, near)
                     u = m[0, 0] * kx + m[0, 1] * ky + m[0, 2] * kz
                     v = m[1, 0] * kx + m[1, 1] * ky + m[1, 2] * kz
                     k2 = u * u + v * v
@@ -224,7 +226,10 @@ def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, count
                     above += near * f * c * decay
                     below += near * g
                     power += near * f * f / counts[t] if counts[t] > 0.0 else 0.0
-                scale = 1.0 / max(below + floor, 1e-9)
+                if nearest == 0.0:
+                    continue
+                # data lie on the sections themselves, and so did what they were divided by
+                scale = 1.0 / max(below / nearest + floor, 1e-9)
                 signal[iz, iy, ix] = above * scale
                 noise[iz, iy, ix] = power * scale * scale
     return signal, noise

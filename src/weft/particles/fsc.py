@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from weft.physics.fourier import irfft3, rfft3, shells_3d
+from weft.physics.fourier import irfft3, random_phases, rfft3, shells_3d
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,9 +124,7 @@ def half_map_fsc(
     generator = torch.Generator().manual_seed(_SEED)
     scrambled = []
     for spectrum in (one, two):
-        # phases of real noise have the symmetry that those of a real map must have
-        noise = rfft3(torch.randn(n, n, n, generator=generator)).to(spectrum.device)
-        new = spectrum.abs() * noise / noise.abs().clamp(min=1e-12)
+        new = spectrum.abs() * random_phases((n, n, n), generator).to(spectrum.device)
         beyond = shells_3d(n, spectrum.device) >= shell
         scrambled.append(irfft3(torch.where(beyond, new, spectrum), (n, n, n)) * mask)
     randomised = shell_correlation(*scrambled)

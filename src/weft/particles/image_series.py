@@ -1,8 +1,8 @@
 """Series of tilt images: every particle as a small stack of two-dimensional images.
 
 Images are brought to noise of one standard deviation, and their signal is taken to be the CTF, times what the
-dose has left of it, times a weight of the tilt: its cosine in RELION's heuristic for tilt series (Bharat et al.
-2015, Structure 23:1743). How images are cut is in :mod:`weft.particles.cutting`.
+dose has left of it, times a weight of the tilt: its cosine in RELION's heuristic for tilt series (Bharat et
+al. 2015). How images are cut is in :mod:`weft.particles.cutting`.
 """
 
 from __future__ import annotations

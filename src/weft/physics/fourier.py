@@ -12,11 +12,14 @@ import scipy.fft
 import torch
 
 __all__ = [
+    "cosine_low_pass",
     "crop_half",
     "fast_size",
     "frequencies",
     "irfft2",
     "irfft3",
+    "radius_3d",
+    "random_phases",
     "resize",
     "rfft2",
     "rfft3",
@@ -88,6 +91,29 @@ def frequencies(
     ky = torch.fft.fftfreq(size[0], d=pixel_size, device=device)[:, None]
     kx = torch.fft.rfftfreq(size[1], d=pixel_size, device=device)[None, :]
     return ky, kx
+
+
+def radius_3d(
+    shape: tuple[int, int, int], voxel_size: float = 1.0, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """|k| of the coefficients of :func:`rfft3`, 1/Å (or 1/voxel): (z, y, x//2+1) float32."""
+    z = torch.fft.fftfreq(shape[0], voxel_size, device=device)[:, None, None]
+    y = torch.fft.fftfreq(shape[1], voxel_size, device=device)[:, None]
+    x = torch.fft.rfftfreq(shape[2], voxel_size, device=device)
+    k: torch.Tensor = (z * z + y * y + x * x).sqrt()
+    return k
+
+
+def cosine_low_pass(k: torch.Tensor, resolution: float, edge: float) -> torch.Tensor:
+    """A raised cosine from 1 to 0: 1/2 at the frequency 1 / `resolution`, over ± `edge` as a part of it."""
+    along = ((k * resolution - 1.0) / edge).clamp(-1.0, 1.0)
+    return 0.5 - 0.5 * torch.sin(0.5 * torch.pi * along)
+
+
+def random_phases(shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
+    """Coefficients of modulus 1 for :func:`irfft3`: those of noise, so that the result is a real volume."""
+    noise = rfft3(torch.randn(shape, generator=generator))
+    return noise / noise.abs().clamp(min=1e-12)
 
 
 def crop_half(spectrum: torch.Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> torch.Tensor:

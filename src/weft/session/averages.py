@@ -18,20 +18,15 @@ from weft.errors import RequestError
 from weft.formats import mrc
 from weft.formats.atomic import atomic_write_bytes
 from weft.formats.star import Table, write_star
-from weft.formats.tomo_particles import (
-    TomoParticles,
-    join_particles,
-    read_tomo_particles,
-    write_tomo_particles,
-)
+from weft.formats.tomo_particles import TomoParticles, write_tomo_particles
 from weft.particles.alignment import AlignmentSettings, Iteration, iterate
 from weft.particles.averaging import Average, AveragingSettings, fsc_mask
 from weft.particles.cutting import ImageSeriesSettings
 from weft.particles.fsc import FSC, fsc_figure
 from weft.particles.pose_search import Poses
-from weft.session.candidate_files import FOLDER, find_jobs
-from weft.session.match_job import MatchJob
-from weft.session.particle_sets import ParticleImages, cut_from_session
+from weft.session.particle_cutting import cut_from_session
+from weft.session.particle_images import ParticleImages
+from weft.session.particle_lists import searched_template
 from weft.settings import setting
 
 if TYPE_CHECKING:
@@ -43,7 +38,7 @@ __all__ = [
     "average_particles",
     "cut_images",
     "map_picture",
-    "session_particles",
+    "with_template",
     "write_average",
 ]
 
@@ -98,43 +93,17 @@ class AverageResult:
     rounds: list[Iteration]
 
 
-def session_particles(
-    session: Session, stem: str | None, settings: AverageSettings, only: str | None = None
-) -> tuple[TomoParticles, AverageSettings, str]:
-    """Candidates of a template, and settings filled in with what its searches know.
-
-    Returns
-    -------
-    particles, settings, stem
-
-    Raises
-    ------
-    RequestError
-        No candidates have been taken, or there are several templates.
-    """
-    from fnmatch import fnmatchcase
-
-    jobs = [MatchJob.read(path) for path in find_jobs(session.root, stem)]
-    templates = {t.stem: t for job in jobs for t in job.templates if stem is None or t.stem == stem}
-    if len(templates) > 1:
-        raise RequestError(f"several templates were searched: choose one of {', '.join(sorted(templates))}.")
-    stem, template = next(iter(templates.items()))
-    folder = session.root / FOLDER
-    sizes = {job.name: job.volume_size for job in jobs}
-    combined = folder / f"{stem}_candidates.star"
-    files = [combined] if combined.is_file() else sorted(folder.glob(f"*_{stem}_candidates.star"))
-    if not files:
-        raise RequestError(f"there are no candidates for {stem}: run `weft candidates` first.")
-    listed = join_particles([read_tomo_particles(file, volume_size=sizes) for file in files])
-    if only:
-        listed = listed.select(np.array([fnmatchcase(name, only) for name in listed.tomogram], bool))
-    given = settings.model_fields_set
+def with_template(session: Session, stem: str, settings: AverageSettings) -> AverageSettings:
+    """Settings filled in with what searches know of a template: its diameter and symmetry."""
+    template, given = searched_template(session, stem), settings.model_fields_set
+    if template is None:
+        return settings
     changes: dict[str, object] = {}
     if "diameter" not in given and template.diameter > 0.0:
         changes["diameter"] = template.diameter
     if "symmetry" not in given:
         changes["symmetry"] = template.symmetry
-    return listed, settings.model_copy(update=changes), stem
+    return settings.model_copy(update=changes)
 
 
 def cut_images(

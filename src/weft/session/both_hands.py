@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from weft.errors import FitError, ItemError, SessionError
 from weft.formats.atomic import atomic_write_bytes, atomic_write_text
 from weft.matching.candidates import CandidateSettings
-from weft.matching.handedness import HandVerdict, hand_figure, judge_hand
+from weft.matching.handedness import HandVerdict, defocus_leverage, hand_figure, judge_places
 from weft.matching.refinement import refine_places
 from weft.session.candidate_files import FOLDER, job_statistics, take_candidates
 from weft.session.match_job import MatchJob
@@ -65,8 +66,13 @@ def judge_job(source: TomogramSource, settings: MatchingSettings, job_path: Path
         for hand in (1.0, -1.0)
     ]
     sigma = job_statistics(job, job_path).std
-    x = 0.5 * (both[0].xyz[:, 0] + both[1].xyz[:, 0]) * source.voxel_size + source.origin[0]
-    return judge_hand(x - 0.5 * job.volume_size[0], both[0].score / sigma, both[1].score / sigma)
+    place = 0.5 * (both[0].xyz + both[1].xyz) * source.voxel_size + np.asarray(source.origin)
+    # what a tilt counts in the middle of the band
+    k = torch.tensor([0.25 / source.voxel_size])
+    weight = source.contrast.reliability(k, source.geometry, "warp", source.cosine)[:, 0].numpy() ** 2
+    square, mean = defocus_leverage(source.geometry, place, weight)
+    x = place[:, 0] - 0.5 * job.volume_size[0]
+    return judge_places(x, both[0].score / sigma, both[1].score / sigma, square, mean)
 
 
 def write_verdict(job_path: Path, name: str, verdict: HandVerdict) -> Path:

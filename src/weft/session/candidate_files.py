@@ -36,6 +36,7 @@ __all__ = [
     "FOLDER",
     "candidate_file",
     "find_jobs",
+    "finished_jobs",
     "job_statistics",
     "merge_files",
     "read_candidates",
@@ -47,6 +48,17 @@ __all__ = [
 FOLDER = "matching"
 _OWN = ("rlnCutOff", "rlnSearchStd", "rlnClassNumber")
 _REFINED = ("xyz", "euler", "score", "index")
+
+
+def finished_jobs(folder: Path) -> dict[Path, MatchJob]:
+    """The job files of a folder, and what they hold."""
+    found: dict[Path, MatchJob] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path] = MatchJob.read(path)
+        except FormatError:
+            continue  # other things that are kept there
+    return found
 
 
 def find_jobs(folder: Path, stem: str | None = None, names: Iterable[str] | None = None) -> list[Path]:
@@ -68,12 +80,7 @@ def find_jobs(folder: Path, stem: str | None = None, names: Iterable[str] | None
     """
     inside = folder / FOLDER if (folder / FOLDER).is_dir() else folder
     chosen = None if names is None else set(names)
-    found: dict[Path, MatchJob] = {}
-    for path in sorted(inside.glob("*.json")):
-        try:
-            found[path] = MatchJob.read(path)
-        except FormatError:
-            continue  # other things that are kept there
+    found = finished_jobs(inside)
     stems = sorted({template.stem for job in found.values() for template in job.templates})
     if not stems:
         raise RequestError(f"{inside} has no finished search: run `weft match` first.")

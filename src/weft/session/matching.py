@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -442,7 +443,7 @@ class _Keeper:
                 total, squares = (float(v) for v in saved["sums"])
                 best, number = torch.from_numpy(saved["best"]), torch.from_numpy(saved["number"])
                 return done, Found(best, number, noise, count, total, squares)
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
     def save(self, unit: int, done: int, found: Found) -> None:

@@ -1,15 +1,15 @@
 """``weft export subtomograms``: particles cut from tilt images, for averaging and heterogeneity analysis.
 
-Particles come from `weft candidates` or from another program's list; what is written is described by
-:mod:`weft.session.export_particle_files`, a flavour each.
+Which particles is for :mod:`weft.session.particle_lists` to say; what is written is described by
+:mod:`weft.session.particle_files`, a layout each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,129 +17,24 @@ from numpy.typing import NDArray
 
 from weft.errors import ItemError, RequestError
 from weft.formats import mrc
-from weft.formats.tomo_particles import TomoParticles, join_particles, read_tomo_particles
-from weft.particles.cutting import (
-    ImageSeriesSettings,
-    image_series_batches,
-    tilt_weights,
-    visible_tilts,
-)
+from weft.formats.tomo_particles import TomoParticles
+from weft.particles.cutting import ImageSeriesSettings, image_series_batches, tilt_weights, visible_tilts
 from weft.particles.image_series import ImageSeries
-from weft.particles.subtomograms import SubTomogramMaker, SubTomogramSettings
-from weft.session.export_particle_files import Written, particle_files
+from weft.particles.subtomograms import SubTomogramMaker
+from weft.session.particle_cutting import contrast_of, distortion_of, half_sets, mapped_stack
+from weft.session.particle_export_settings import ParticleExportSettings
+from weft.session.particle_files import Written, particle_files
 from weft.session.tomogram_export import AlignedSeries, SeriesExport, aligned_series, check_inside
-from weft.settings import Settings, setting
-from weft.tilts.gridding import TiltContrast
 from weft.tilts.images import TiltImages
 
 if TYPE_CHECKING:
     from weft.session.session import Session
 
-__all__ = ["ParticleExportSettings", "SubtomogramReport", "export_subtomograms", "find_particles"]
+__all__ = ["ParticleExportSettings", "SubtomogramReport", "export_subtomograms"]
 
-Kind = Literal["3d", "2d"]
-ParticleFlavour = Literal["relion5", "warp", "relion3", "dynamo"]
-#: What each kind can be written for; the first is taken where nothing is said.
-_FLAVOURS: dict[str, tuple[ParticleFlavour, ...]] = {
-    "3d": ("relion3", "warp", "dynamo"),
-    "2d": ("relion5", "warp", "relion3"),
-}
 #: Images are brought to the output's pixel size as a whole first where that makes them so much smaller.
 _WHOLE = 1.5
 _NAMED = 6  # of the names that a message lists
-
-
-class ParticleExportSettings(Settings):
-    """What is written for the particles of tomograms, and how."""
-
-    kind: Kind = setting("3d", "3d: a sub-volume for each particle; 2d: a stack of its tilt images.")
-    flavour: ParticleFlavour | None = setting(
-        None,
-        "The program that goes on: relion3, warp or dynamo for 3d (relion3 by default); relion5, warp or "
-        "relion3 (a row for every image) for 2d (relion5 by default).",
-    )
-    box: int = setting(64, "Side of the box; even.", unit="px", ge=8, le=2048)
-    pixel_size: float = setting(8.0, "Pixel size of what is written.", unit="Å", gt=0.1, le=200.0)
-    diameter: float = setting(
-        0.0,
-        "Diameter of the particle: what lies outside is background. 0 is three quarters of the box.",
-        unit="Å",
-        ge=0.0,
-        le=20000.0,
-    )
-    premultiply: bool | None = setting(
-        None,
-        "Multiply by the CTF and the weights of dose and tilt. By default what the program expects: yes for "
-        "2d of relion5 and warp, else no.",
-    )
-    dose_weighting: Literal["warp", "grant", "none"] | None = setting(
-        None,
-        "What the dose leaves of the signal: a B-factor of 4 Å² for each e/Å² (warp), the critical exposure "
-        "(grant), or all. By default grant for relion5, which supposes it, else warp.",
-    )
-    tilt_weighting: Literal["cosine", "counts", "none"] = setting(
-        "cosine",
-        "What the tilt leaves of the signal: the cosine of its angle, the square root of the electrons that "
-        "came through, or all of it.",
-    )
-    weighting: Literal["white", "amplitude"] = setting(
-        "white",
-        "3d: white makes noise of the same strength at all places of Fourier space, which is what RELION "
-        "supposes; amplitude divides by the sum of |CTF| weights as Warp does.",
-    )
-    min_tilts: int = setting(1, "Leave out particles that fewer tilt images show.", ge=1, le=1000)
-    padding: float = setting(
-        2.0, "Particles are cut out so many times as large as their box, and cropped last.", ge=1.0, le=4.0
-    )
-
-    @property
-    def program(self) -> ParticleFlavour:
-        """The flavour, or the usual one of this kind.
-
-        Raises
-        ------
-        RequestError
-            A flavour that this kind has not.
-        """
-        known = _FLAVOURS[self.kind]
-        if self.flavour is None:
-            return known[0]
-        if self.flavour not in known:
-            raise RequestError(
-                f"{self.flavour} takes no {self.kind} particles from here: --kind {self.kind} is written for "
-                f"{', '.join(known)}."
-            )
-        return self.flavour
-
-    @property
-    def cutting(self) -> ImageSeriesSettings:
-        """How images are cut.
-
-        Raises
-        ------
-        RequestError
-            An odd box.
-        """
-        if self.box % 2:
-            raise RequestError(f"--box {self.box}: a box has an even number of pixels.")
-        usual = self.kind == "2d" and self.program != "relion3"
-        dose = self.dose_weighting or ("grant" if self.program == "relion5" else "warp")
-        return ImageSeriesSettings(
-            box=self.box,
-            pixel_size=self.pixel_size,
-            diameter=self.diameter,
-            premultiply=self.kind == "2d" and (usual if self.premultiply is None else self.premultiply),
-            dose_weighting=dose,
-            tilt_weighting=self.tilt_weighting,
-            padding=self.padding,
-        )
-
-    @property
-    def volumes(self) -> SubTomogramSettings:
-        """How sub-volumes are reconstructed."""
-        if self.program == "dynamo":  # which takes no CTF volumes
-            return SubTomogramSettings(weighting="filtered")
-        return SubTomogramSettings(weighting="premultiplied" if self.premultiply else self.weighting)
 
 
 @dataclass(frozen=True)
@@ -173,80 +68,6 @@ class SubtomogramReport:
     def exit_code(self) -> int:
         """0, or 1 where a series failed or nothing was written."""
         return 1 if self.problems or not self.count else 0
-
-
-class _Sizes(dict[str, tuple[float, float, float]]):
-    """Volumes' sizes by name; places in tomograms that are not there are no numbers, and found out later."""
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __missing__(self, key: str) -> tuple[float, float, float]:
-        return (0.0, 0.0, 0.0)
-
-
-def find_particles(
-    session: Session,
-    *,
-    template: str | None = None,
-    particles: str | Path | None = None,
-    only: str | None = None,
-    pixel_size: float | None = None,
-) -> TomoParticles:
-    """The particles of a session: candidates of a template, or another program's list.
-
-    Parameters
-    ----------
-    session : Session
-    template : str, optional
-        Stem of the template whose candidates are meant; not needed where there is only one.
-    particles : path-like, optional
-        A STAR file of RELION 3, 4, 5, WarpTools, pytom-match-pick ..., or Dynamo's table.
-    only : str, optional
-        Series by a shell pattern on their names.
-    pixel_size : float, optional
-        Å: of coordinates in pixels, where their file does not say it.
-
-    Raises
-    ------
-    RequestError
-        No candidates, candidates of several templates, or both kinds of source.
-    """
-    from fnmatch import fnmatchcase
-
-    known = {s.name: s for s in session.series.values() if only is None or fnmatchcase(s.name, only)}
-    sizes = _Sizes()
-    for name, series in known.items():
-        done = series.record.steps.get("align") if series.record else None
-        if done is not None and done.status == "done":
-            sizes[name] = series.volume_size
-    if particles is not None:
-        if template is not None:
-            raise RequestError("give --template or --particles, not both.")
-        return read_tomo_particles(particles, pixel_size=pixel_size, volume_size=sizes)
-    folder = session.root / "matching"
-    found: dict[str, list[Path]] = {}
-    for name in known:
-        for path in sorted(folder.glob(f"{name}_*_candidates.star")):
-            stem = path.name.removeprefix(f"{name}_").removesuffix("_candidates.star")
-            # another series' name may begin with this one's
-            if not any(other != name and other.startswith(name) and path.name.startswith(f"{other}_")
-                       for other in known):  # fmt: skip
-                found.setdefault(stem, []).append(path)
-    hint = "run `weft match` and `weft candidates`, or give --particles FILE"
-    have = ", ".join(found)
-    if template is not None:
-        template = Path(template).stem if template.endswith((".mrc", ".map")) else template
-        if template not in found:
-            raise RequestError(
-                f"{folder} has no candidates of a template {template!r}, only: {have or 'none'}; {hint}."
-            )
-    elif not found:
-        raise RequestError(f"{folder} has no candidates; {hint}.")
-    elif len(found) > 1:
-        raise RequestError(f"there are candidates of several templates, {have}: choose one with --template.")
-    files = found[template or next(iter(found))]
-    return join_particles([read_tomo_particles(path, volume_size=sizes) for path in files])
 
 
 def export_subtomograms(
@@ -385,49 +206,30 @@ def _usable(
     return mine
 
 
-def _contrast(item: AlignedSeries) -> TiltContrast:
-    ctf = item.series.ctf
-    return TiltContrast.of(
-        item.session.settings.input.optics(),
-        len(item.tilts),
-        dose=[tilt["dose"] for tilt in item.tilts],
-        astigmatism=ctf.delta,
-        angle=ctf.angle,
-        phase_shift=ctf.phase,
-    )
-
-
 def _means(item: AlignedSeries) -> torch.Tensor:
     """Electrons in every image of the stack."""
-    with mrc.MrcStack(_stack(item)) as stack:
+    with mrc.MrcStack(item.series.paths["stack"]) as stack:
         return torch.tensor([float(np.mean(stack.read(t), dtype=np.float64)) for t in range(len(stack))])
 
 
 def _weights(item: AlignedSeries, cutting: ImageSeriesSettings) -> NDArray[np.float64]:
     means = _means(item) if cutting.tilt_weighting == "counts" else None
-    return np.asarray(tilt_weights(item.geometry, _contrast(item), cutting, means).numpy())
-
-
-def _stack(item: AlignedSeries) -> Path:
-    return item.session.root / item.record.steps["stack"].outputs["stack"]
+    return np.asarray(
+        tilt_weights(item.geometry, contrast_of(item.series, item.session), cutting, means).numpy()
+    )
 
 
 def _images(
     item: AlignedSeries, pixel_size: float, device: torch.device | str
 ) -> tuple[torch.Tensor, tuple[float, float]]:
     """The tilt images, reduced where the output is coarser, else mapped from their file."""
-    size = item.pixel_size
+    size, stack = item.pixel_size, item.series.paths["stack"]
     if pixel_size >= _WHOLE * size or torch.device(device).type != "cpu":
-        with mrc.MrcStack(_stack(item)) as stack:
-            sections = (torch.from_numpy(np.asarray(stack.read(t), np.float32)) for t in range(len(stack)))
+        with mrc.MrcStack(stack) as file:
+            sections = (torch.from_numpy(np.asarray(file.read(t), np.float32)) for t in range(len(file)))
             found = TiltImages.prepare(sections, size, pixel_size, device)
         return found.images, found.pixel_size
-    values, info = mrc.read(_stack(item), mmap=True)
-    if values.dtype == np.float32 and values.dtype.isnative and values.ndim == 3:
-        # mapped once more as private: torch wants an array that may be written to
-        private = np.memmap(str(_stack(item)), np.float32, "c", info.data_offset, info.shape)
-        return torch.from_numpy(private), (size, size)
-    return torch.from_numpy(np.array(values, np.float32).reshape(info.shape)), (size, size)
+    return mapped_stack(stack), (size, size)
 
 
 def _made(
@@ -440,8 +242,8 @@ def _made(
     """(first particle, its images and those of the next ones, their sub-volumes or None)."""
     cutting = settings.cutting
     images, pixel = _images(item, cutting.pixel_size, device)
-    contrast = _contrast(item)
-    distortion = _distortion(item)
+    contrast = contrast_of(item.series, item.session)
+    distortion = distortion_of(item.session)
     maker = None
     if settings.kind == "3d":
         patch = cutting.padded(cutting.box)
@@ -455,7 +257,7 @@ def _made(
         *(images, pixel, item.geometry, contrast),
         *(_places(item, particles.xyz), torch.as_tensor(particles.euler), cutting),
         means=_means(item) if cutting.tilt_weighting == "counts" else None,
-        half=_halves(particles),
+        half=half_sets(particles),
         group=group,
         distortion=distortion,
         uncropped=maker is not None,
@@ -464,21 +266,3 @@ def _made(
     for series in batches:
         yield first, series, None if maker is None else maker.reconstruct(series)
         first += len(series)
-
-
-def _distortion(item: AlignedSeries) -> torch.Tensor | None:
-    """Anisotropic magnification that the tomograms were corrected for."""
-    from weft.tilts.reconstruction import ReconstructionSettings, magnification
-
-    chosen = item.session.settings.get(ReconstructionSettings)
-    return magnification(chosen.anisotropy, chosen.anisotropy_angle) if chosen.anisotropy else None
-
-
-def _halves(particles: TomoParticles) -> torch.Tensor:
-    """Half-sets that the list gives, or every second particle."""
-    given: Sequence[Any] | None = particles.extra.get("rlnRandomSubset")
-    if given is not None:
-        numbers = [int(float(value)) for value in given]
-        if set(numbers) <= {1, 2}:
-            return torch.tensor(numbers) - 1
-    return torch.arange(len(particles)) % 2

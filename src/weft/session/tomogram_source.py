@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from weft.errors import FormatError, RequestError, SessionError
 from weft.formats import mrc
+from weft.physics.dose import DoseWeighting
 from weft.physics.geometry import TiltGeometry
 from weft.physics.optics import Optics
 from weft.session.alignment_reading import mirrored
@@ -24,6 +25,7 @@ from weft.session.foreign_exposure import ctfs_of, dose_of, optics_of
 from weft.session.foreign_settings import ForeignTomogramSettings
 from weft.session.foreign_tilts import ForeignTilts, read_tilts, tilts_of_angles
 from weft.session.steps.stack import used_tilts
+from weft.session.tilt_contrast import stack_contrast
 from weft.tilts.gridding import TiltContrast
 from weft.tilts.images import TiltImages
 from weft.tilts.reconstruction import ReconstructionSettings
@@ -41,7 +43,6 @@ __all__ = [
 ]
 
 TomogramMethod = Literal["power", "amplitude", "uncorrected", "flipped"]
-DoseModel = Literal["warp", "grant", "none"]
 Numbers = NDArray[np.float64]
 
 #: Voxel sizes that differ by less than this fraction are one.
@@ -107,7 +108,7 @@ class TomogramSource:
     image_pixel_size: float
     has_ctf: bool
     density_positive: bool
-    dose_model: DoseModel = "warp"
+    dose_model: DoseWeighting = "warp"
     cosine: bool = False
     regularisation: float = 0.1
     notes: tuple[str, ...] = ()
@@ -149,14 +150,11 @@ def session_tomogram(series: TiltSeries) -> TomogramSource:
     local = settings.method == "local"
     by_counts = local and settings.tilt_weighting == "counts"
     in_counts = by_counts and _in_counts(series, counts, pixel, settings.pixel_size)
-    contrast = TiltContrast.of(
+    contrast = stack_contrast(
+        series.record,
+        ctf,
         Optics(pixel, physics["voltage"], physics["cs"], physics["amplitude"]),
-        len(tilts),
-        dose=[float(tilt["dose"]) for tilt in tilts],
-        astigmatism=ctf.delta,
-        angle=ctf.angle,
-        phase_shift=ctf.phase,
-        weight=counts / counts.max() if in_counts else 1.0,
+        counts / counts.max() if in_counts else 1.0,
     )
     grid = VolumeGrid.of(geometry.volume_size, settings.pixel_size, settings.box)
     methods: dict[str, TomogramMethod] = {"power": "power", "amplitude": "amplitude", "none": "uncorrected"}

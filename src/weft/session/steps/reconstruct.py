@@ -16,7 +16,7 @@ from weft.micrographs.deconvolution import DeconvolutionSettings
 from weft.physics.geometry import TiltGeometry
 from weft.session.pictures import write_png
 from weft.session.step import Job, Step, StepResult
-from weft.session.steps.stack import used_tilts
+from weft.session.tilt_contrast import stack_contrast
 from weft.session.tilt_item import final_geometry
 from weft.settings import Settings
 from weft.tilts.alignment import TiltAlignment
@@ -65,7 +65,7 @@ class ReconstructStep(Step):
         ctf_step = job.record.steps["tilt_ctf"].results
         ctf = TiltCTF.from_dict(ctf_step["ctf"])
         geometry = final_geometry(found, ctf, float(ctf_step["hand"]))
-        contrast = _contrast(job, ctf)
+        contrast = stack_contrast(job.record, ctf, job.settings.input.optics())
         grid = VolumeGrid.of(geometry.volume_size, settings.pixel_size, settings.box)
         make = _Maker(job, settings, grid, found.pixel_size, _Beads.of(job, found, geometry))
         deconvolution = job.settings.get(TomogramDeconvolutionSettings)
@@ -96,19 +96,6 @@ class ReconstructStep(Step):
         if make.beads is not None:
             metrics["beads_filled"] = make.beads.filled
         return StepResult(metrics, outputs)
-
-
-def _contrast(job: Job, ctf: TiltCTF) -> TiltContrast:
-    tilts = used_tilts(job.record)
-    optics = job.settings.input.optics()
-    return TiltContrast.of(
-        optics,
-        len(tilts),
-        dose=[tilt["dose"] for tilt in tilts],
-        astigmatism=ctf.delta,
-        angle=ctf.angle,
-        phase_shift=ctf.phase,
-    )
 
 
 class _Beads:

@@ -1,204 +1,34 @@
-"""Image series of particles: cut from a session's tilt series, or read from RELION 5's stacks of tilts.
+"""RELION 5's particles as stacks of tilt images, read as image series.
 
-RELION's particles must be written with tilt series in the frame that ``formats.relion_tomo`` calls
-``invert_angles``, as RELION itself and `weft export subtomograms` do; then its coordinates and angles are
-ours.
+They must be written with tilt series in the frame that ``formats.relion_tomo`` calls ``invert_angles``, as
+RELION itself and `weft export subtomograms` do; then its coordinates and angles are ours.
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from weft.errors import CorruptError, FormatError, RequestError
+from weft.errors import CorruptError, FormatError
 from weft.formats import mrc
 from weft.formats.particle_star import CENTRED, finite_column
 from weft.formats.relion_tomo import RelionTiltSeries, read_tilt_series, to_geometry
 from weft.formats.star import Table, read_star
-from weft.formats.tomo_particles import TomoParticles, join_particles, read_tomo_particles
-from weft.particles.cutting import ImageSeriesSettings, image_series_batches
+from weft.formats.tomo_particles import TomoParticles, read_tomo_particles
 from weft.particles.image_series import ImageSeries
 from weft.physics.geometry import TiltGeometry, euler_matrix
 from weft.physics.optics import Optics
-from weft.session.steps.stack import used_tilts
+from weft.session.particle_images import ParticleImages, filled, room
 from weft.tilts.gridding import TiltContrast
-from weft.tilts.reconstruction import ReconstructionSettings, magnification
 
-if TYPE_CHECKING:
-    from weft.session.session import Session
-    from weft.session.tilt_item import TiltSeries
+__all__ = ["read_particle_images"]
 
-__all__ = ["ParticleImages", "cut_from_session", "read_image_series", "read_particle_images"]
-
-#: Bytes of images beyond which they are kept in a file that disappears with the process.
-_IN_MEMORY = 1 << 30
 _FLAGS = re.compile(r"[\[\]\s]")
-
-
-@dataclass(frozen=True)
-class ParticleImages:
-    """Particles and their images.
-
-    Attributes
-    ----------
-    series : ImageSeries
-        Images may be mapped from a file. Series with fewer tilts than others are filled up with images of
-        weight 0.
-    particles : TomoParticles
-        The same, in the same order: places as the images were cut, orientations as in ``series.rotation``.
-    """
-
-    series: ImageSeries
-    particles: TomoParticles
-
-    @property
-    def euler(self) -> torch.Tensor:
-        """(n, 3) float64: rot, tilt, psi, degrees."""
-        return torch.from_numpy(np.array(self.particles.euler, dtype=np.float64))
-
-
-def _room(particles: int, tilts: int, size: int) -> torch.Tensor:
-    """Zeros (particles, tilts, size, size), in a file without a name where they are many."""
-    shape = (particles, tilts, size, size)
-    if 4 * int(np.prod(shape, dtype=np.int64)) <= _IN_MEMORY:
-        return torch.zeros(shape)
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
-
-
-def _filled(parts: Sequence[ImageSeries], images: torch.Tensor) -> ImageSeries:
-    """All but the images of `parts`, joined and filled up to the tilts of `images`, with those."""
-    tilts = images.shape[1]
-    first = parts[0]
-    joined: dict[str, Any] = {}
-    for name in ("shift", "rotation", "defocus", "astigmatism", "angle", "phase_shift", "dose", "weight"):
-        values = []
-        for part in parts:
-            value: torch.Tensor = getattr(part, name)
-            missing = tilts - value.shape[1]
-            if missing:
-                more = value.new_zeros(len(value), missing, *value.shape[2:])
-                if name == "rotation":
-                    more += torch.eye(3)
-                value = torch.cat([value, more], 1)
-            values.append(value)
-        joined[name] = torch.cat(values)
-    for name in ("group", "half"):
-        joined[name] = torch.cat([getattr(part, name) for part in parts])
-    return replace(first, images=images, **joined)
-
-
-# ------------------------------------------------------------------------------------------- of a session
-
-
-def cut_from_session(
-    session: Session,
-    particles: TomoParticles,
-    settings: ImageSeriesSettings,
-    progress: Callable[[int, int], None] | None = None,
-) -> ParticleImages:
-    """Cut particles out of the tilt images of a session.
-
-    Half-sets are those of rlnRandomSubset where the list has it; else every second particle of a series
-    belongs to the other half.
-
-    Parameters
-    ----------
-    session : Session
-    particles : TomoParticles
-        Of any program; `tomogram` are names of the session's series.
-    settings : ImageSeriesSettings
-    progress : callable, optional
-        Takes how many particles are done, of how many.
-
-    Raises
-    ------
-    RequestError
-        There are no particles, or of a series that is not in the session.
-    SessionError
-        A series is not aligned, or its CTF is not known.
-    """
-    names = list(dict.fromkeys(particles.tomogram))
-    known = session.series
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None:
-        raise RequestError(f"there are particles of {unknown}, which is no tilt series of {session.root}.")
-    if not names:
-        raise RequestError("there are no particles; look at the cut-off of `weft candidates`.")
-    tilts = max(len(known[name]) for name in names)
-    images = _room(len(particles), tilts, settings.box)
-    parts, lists, done = [], [], 0
-    seen = session.settings.get(ReconstructionSettings)
-    distortion = magnification(seen.anisotropy, seen.anisotropy_angle) if seen.anisotropy else None
-    for group, name in enumerate(names):
-        series = known[name]
-        which = np.array([i for i, of in enumerate(particles.tomogram) if of == name])
-        mine = particles.select(which)
-        stack = _mapped(series.paths["stack"])
-        geometry = series.geometry
-        xyz = torch.from_numpy(np.array(mine.xyz)) + 0.5 * geometry.volume_size
-        for part in image_series_batches(
-            stack,
-            series.alignment.pixel_size,
-            geometry,
-            _contrast(series, session.settings.input.optics()),
-            xyz,
-            torch.from_numpy(np.array(mine.euler)),
-            settings,
-            half=_halves(mine),
-            group=group,
-            distortion=distortion,
-        ):
-            images[done : done + len(part), : part.images.shape[1]] = part.images
-            # only what is small is kept of each batch
-            parts.append(replace(part, images=part.images[:, :0].clone()))
-            done += len(part)
-            if progress is not None:
-                progress(done, len(particles))
-        lists.append(mine)
-    return ParticleImages(_filled(parts, images), join_particles(lists))
-
-
-def _mapped(path: Path) -> torch.Tensor:
-    """(tilts, y, x) float32; changes would stay in memory, because PyTorch knows no read-only tensors."""
-    info = mrc.read_header(path)
-    data = np.memmap(path, info.dtype, "c", info.data_offset, info.shape)
-    return torch.from_numpy(np.ascontiguousarray(data, np.float32))
-
-
-def _halves(particles: TomoParticles) -> torch.Tensor:
-    given = particles.extra.get("rlnRandomSubset")
-    if given is not None and {str(value) for value in given} == {"1", "2"}:
-        return torch.tensor([int(value) - 1 for value in given])
-    return torch.arange(len(particles)) % 2
-
-
-def _contrast(series: TiltSeries, optics: Optics) -> TiltContrast:
-    assert series.record is not None
-    tilts, ctf = used_tilts(series.record), series.ctf
-    return TiltContrast.of(
-        optics,
-        len(tilts),
-        dose=[float(tilt["dose"]) for tilt in tilts],
-        astigmatism=ctf.delta,
-        angle=ctf.angle,
-        phase_shift=ctf.phase,
-    )
-
-
-# ---------------------------------------------------------------------------------------------- of RELION
-
-
-def read_image_series(path: str | Path) -> ImageSeries:
-    """The images of :func:`read_particle_images`, without the list of particles."""
-    return read_particle_images(path).series
 
 
 def read_particle_images(path: str | Path, tomograms: str | Path | None = None) -> ParticleImages:
@@ -254,7 +84,7 @@ def _read_stacks(star: Path, table: Table, optics: Table, tomograms: Path) -> Pa
     series = read_tilt_series(tomograms, names=list(dict.fromkeys(particles.tomogram)))
     physics = _Physics.of(star, table, optics)
     tilts = max(len(one) for one in series.values())
-    images = _room(len(particles), tilts, physics.size)
+    images = room(len(particles), tilts, physics.size)
     cut_at = np.stack([finite_column(star, label, table[label]) for label in CENTRED], 1)
     parts = []
     geometries = {name: _geometry(one) for name, one in series.items()}
@@ -274,7 +104,7 @@ def _read_stacks(star: Path, table: Table, optics: Table, tomograms: Path) -> Pa
         parts.append(
             _one(geometry, contrast, physics, particles, i, cut_at[i], seen, order[name], half[i : i + 1])
         )
-    joined = _filled(parts, images)
+    joined = filled(parts, images)
     # places are those that the images were cut at: shifts hold the rest
     return ParticleImages(joined, replace(particles, xyz=cut_at))
 
