@@ -1,7 +1,7 @@
 """Many sub-tomograms in RELION: resolution with the alignment and CTF of Weft, and with the exact ones.
 
     python benchmarks/subtomograms.py OUT [--series 4] [--particles 255] [--box 48] [--pixel-size 4]
-        [--refine 200] [--refine-box 32] [--refine-pixel-size 7] [--iterations 3] [--only reconstruct|refine]
+        [--refine 200] [--refine-box 32] [--refine-pixel-size 7] [--iterations 1] [--only reconstruct|refine]
 
 Simulates tilt series, processes them as `weft run` does, exports the particles at their true poses as
 sub-volumes and as image series, has Debian's relion_reconstruct make a map of each, and compares it with the
@@ -10,7 +10,7 @@ geometry and defocus in place of what Weft has found.
 
 Then relion_refine averages sub-volumes of the first particles (--refine, 0 for none) with their CTF volumes,
 which are cut at places and orientations that are 4 Å and 3° wrong along and about each axis; it starts from
-their own average, low-passed to 40 Å. Both exports have the same errors.
+their own average, low-passed to 30 Å. Both exports have the same errors.
 
 OUT keeps the simulated files and the session, and a second run does not make them again.
 """
@@ -53,7 +53,7 @@ SIMULATED: dict[str, Any] = {
 }
 #: Errors of the poses that relion_refine begins with, along and about each axis.
 SHIFTED, TURNED = 4.0, 3.0  # Å, degrees
-START = 40.0  # Å: to which its first reference is low-passed
+START, COARSEST = 30.0, 120.0  # Å: its first reference is low-passed; what it compares is high-passed
 
 
 def exact_tilts(series: Any, truth: dict[str, Any]) -> list[dict[str, Any]]:
@@ -206,12 +206,17 @@ def refined(folder: Path, given: Any) -> tuple[np.ndarray, float]:
     taken = run_relion(
         "refine",
         *("--i", "particles.star", "--ref", "start.mrc", "--ini_high", START, "--o", "refine/run"),
-        *("--iter", given.iterations, "--K", 1, "--sym", "C1", "--ctf", "--pad", 1, "--j", 2, "--pool", 4),
+        *("--iter", given.iterations, "--j", given.threads),
+        *("--K", 1, "--sym", "C1", "--ctf", "--pad", 1, "--pool", 4),
         *("--particle_diameter", 1.1 * given.diameter, "--zero_mask", "--dont_combine_weights_via_disc"),
-        *("--healpix_order", 3, "--oversampling", 1, "--sigma_ang", TURNED),
-        # steps of a pixel, and half a pixel in the second pass; a width of shifts that is estimated anew
-        # becomes so small that RELION stops with "zero sum of weights" for a particle that is farther out
+        # all orientations of a fine grid at once: likelihoods are so sharp that the first of two passes would
+        # keep a single orientation of a coarse one
+        *("--healpix_order", 4, "--oversampling", 0, "--sigma_ang", TURNED),
+        # a width of shifts that is estimated anew becomes so small that RELION stops with "zero sum of
+        # weights" for a particle that is farther out
         *("--offset", SHIFTED, "--offset_range", 2, "--offset_step", 1, "--fix_sigma_offset"),
+        # coarser than this there are neighbours and beads, and hardly any contrast of the particle
+        *("--strict_lowres_exp", COARSEST),
         cwd=folder,
     )
     return mrc.read(folder / "refine" / f"run_it{given.iterations:03d}_class001.mrc")[0], taken
@@ -250,7 +255,8 @@ def main() -> None:
     parser.add_argument("--refine", type=int, default=200, help="particles for relion_refine; 0: without")
     parser.add_argument("--refine-box", type=int, default=32, help="px")
     parser.add_argument("--refine-pixel-size", type=float, default=7.0, help="Å")
-    parser.add_argument("--iterations", type=int, default=3, help="of relion_refine")
+    parser.add_argument("--iterations", type=int, default=1, help="of relion_refine")
+    parser.add_argument("--threads", type=int, default=2, help="of relion_refine")
     parser.add_argument("--only", choices=("reconstruct", "refine"), help="one of the two tables")
     given = parser.parse_args()
     out = given.out.absolute()

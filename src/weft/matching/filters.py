@@ -29,6 +29,7 @@ __all__ = ["Filters", "measure_filters", "phase_randomised", "radial_gain"]
 
 _SHELLS = 256  # of a table from 0 to Nyquist's frequency
 _SAMPLES, _SAMPLE_SIDE = 12, 96  # blocks from which the spectrum is measured, and voxels along their sides
+_LEAST_NOISE = 0.3  # parts of the median noise that are added before dividing by it
 _SEEN = 1e-2  # part of the median noise below which a coefficient counts as not measured
 _EDGE = 0.15  # half width of the band-pass' edges, a part of their frequencies
 
@@ -83,9 +84,9 @@ class Filters:
         if weights is not None and self.whiten_noise and self.weighting == "ctf":
             noise = weights.noise
             seen = noise > _SEEN * noise[noise > 0.0].median()
-            gain = torch.where(
-                seen, (noise / noise[seen].median()).clamp(min=1e-12).rsqrt(), noise.new_zeros(())
-            )
+            # a bound on the gain: what has next to no noise has next to no signal either
+            relative = noise / noise[seen].median()
+            gain = torch.where(seen, (relative + _LEAST_NOISE).rsqrt(), noise.new_zeros(()))
         if self._round:
             k = fourier.radius_3d(shape, self.voxel_size)
             own = radial_gain(k, self.low_pass, self.high_pass)

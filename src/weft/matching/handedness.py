@@ -12,9 +12,9 @@ defocus together with specimen that does not lie at the volume's centre (a), and
 weigh alike (b). The standard error of c is White's, in the form HC3 (MacKinnon & White 1985), as scores
 scatter more at some places than at others.
 
-Where the same places can be scored again with the CTF that either hand gives them there (:func:`judge_places`),
-the defocus itself, not the distance from the axis, says how much the hand matters, depth along the beam
-included; that tells the hand from a fraction of the particles.
+Where the same places can be scored again with the CTF that either hand gives them there
+(:func:`judge_places`), the defocus itself, not the distance from the axis, says how much the hand matters,
+depth along the beam included; that tells the hand from a fraction of the particles.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def judge_hand(x: ArrayLike, plus: ArrayLike, minus: ArrayLike) -> HandVerdict:
 def defocus_leverage(geometry: TiltGeometry, xyz: ArrayLike, weight: ArrayLike) -> tuple[_Array, _Array]:
     """How much the hand matters at places: mean square and mean of the defocus that it adds, over the tilts.
 
-    With the wrong hand tilt t is off by 2 h_t, h_t being the place's depth along the beam; to first order that
-    costs a score in proportion to the mean of h_t², and, where the mean defocus is off as well, to that of h_t.
+    With the wrong hand tilt t is off by 2 h_t, h_t being the place's depth along the beam; to first order
+    that costs a score in proportion to the mean of h_t², and, where the mean defocus is off, to that of h_t.
 
     Parameters
     ----------

@@ -17,6 +17,7 @@ from weft.settings import Settings, setting
 
 __all__ = ["Plan", "SearchSettings", "Template", "mask_reach", "plan_search"]
 
+_MOST_ROTATIONS = 1 << 24  # numbers that a map of single precision holds exactly
 _BYTES = 4 * 10  # for each voxel of a part, about
 _MORE_BYTES = 4 * 6  # where masks turn, or random phases are compared
 
@@ -165,6 +166,11 @@ def plan_search(
     resolution = max(settings.low_pass, 2.0 * voxel_size)
     steps = [settings.angular_step or angular_step(t.diameter, resolution) for t in templates]
     grids = [rotation_grid(step, t.symmetry) for step, t in zip(steps, templates, strict=True)]
+    if sum(map(len, grids)) > _MOST_ROTATIONS:
+        raise ItemError(
+            f"{sum(map(len, grids))} orientations at a step of {min(steps):.3g}° are more than the map of "
+            "angles can count: search at a larger --angular-step, the best places are refined beyond it"
+        )
     owner = torch.cat([torch.full((len(grid),), i) for i, grid in enumerate(grids)])
     start, count = [0, 0, 0], list(shape)
     if settings.region:

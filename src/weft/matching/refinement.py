@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -89,6 +89,9 @@ def refine_places(
     Refined
         In the order given.
     """
+    # small boxes, a few orientations at a time: work for CPUs
+    matcher = replace(matcher, device="cpu")
+    coarse = None if coarse is None else replace(coarse, device="cpu")
     plan = matcher.plan
     fine = [matcher.fine(index) for index in range(len(matcher.templates))]
     small = [] if coarse is None else [coarse.fine(index) for index in range(len(matcher.templates))]

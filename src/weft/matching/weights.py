@@ -3,10 +3,10 @@
 With the weights κ of :mod:`weft.tilts.gridding` for how near a coefficient lies to the section of tilt t, a
 reconstruction Σ_t κ f_t I_t / (Σ_t κ g_t + r) of images I_t = c_t d_t S + noise of variance 1/n_t keeps
 
-    H(k) = Σ_t κ f_t c_t d_t / (Σ_t κ g_t / κ₁ + r)        of the structure's amplitude S, and has
-    N(k) = Σ_t κ f_t² / n_t / (Σ_t κ g_t / κ₁ + r)²        as its noise's power
+    H(k) = Σ_t κ f_t c_t d_t / (Σ_t κ' g'_t + r)        of the structure's amplitude S, and has
+    N(k) = Σ_t κ f_t² / n_t / (Σ_t κ' g'_t + r)²        as its noise's power
 
-with κ₁ the greatest of the κ, as the images are divided on their sections and not between them
+with κ' and g' at the foot of k on the nearest section, as images are divided on their sections, not between
 (c: CTF at the place, d: what the dose has left, f: the filter of the images, g: what the sum is divided by.)
 A template is multiplied by H before it is compared; dividing template and tomogram by √N makes the noise
 white, which makes the correlation a matched filter (Turin 1960). Tegunov & Cramer 2019 do the former
@@ -196,14 +196,15 @@ def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, count
                 kx = ix / (nx * voxel)
                 if kx * kx + ky * ky + kz * kz > limit:
                     continue
-                above, below, power, nearest = 0.0, 0.0, 0.0, 0.0
+                above, below, power, nearest, section = 0.0, 0.0, 0.0, 0.0, 0
                 for t in range(len(matrices)):
                     m = matrices[t]
                     d = abs(m[2, 0] * kx + m[2, 1] * ky + m[2, 2] * kz) * thickness
                     if d >= 1.0:
                         continue
                     near = 1.0 - d
-                    nearest = max(nearest, near)
+                    if near > nearest:
+                        nearest, section = near, t
                     u = m[0, 0] * kx + m[0, 1] * ky + m[0, 2] * kz
                     v = m[1, 0] * kx + m[1, 1] * ky + m[1, 2] * kz
                     k2 = u * u + v * v
@@ -214,22 +215,39 @@ def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, count
                     c = np.sin(slope * (z - aberration * k2) + tilts[t, 3])
                     decay = left[t, min(511, int(np.sqrt(k2) / top * 511.0 + 0.5))]
                     weight = counts[t] * decay if weighted else counts[t]
-                    if how == 0:
-                        f, g = weight * c, weight * c * c
-                    elif how == 1:
-                        f, g = weight * c, weight * abs(c)
+                    if how == 0 or how == 1:
+                        f = weight * c
                     elif how == 2:
                         there = np.sin(slope * (z + offset[t] - aberration * k2) + tilts[t, 3])
-                        f, g = (weight if there >= 0.0 else -weight), 1.0
+                        f = weight if there >= 0.0 else -weight
                     else:
-                        f, g = weight, 1.0
+                        f = weight
                     above += near * f * c * decay
-                    below += near * g
                     power += near * f * f / counts[t] if counts[t] > 0.0 else 0.0
                 if nearest == 0.0:
                     continue
-                # data lie on the sections themselves, and so did what they were divided by
-                scale = 1.0 / max(below / nearest + floor, 1e-9)
+                # data lie on the sections, and were divided by the sum of weights there
+                n = matrices[section, 2]
+                off = n[0] * kx + n[1] * ky + n[2] * kz
+                fx, fy, fz = kx - off * n[0], ky - off * n[1], kz - off * n[2]
+                for t in range(len(matrices)):
+                    m = matrices[t]
+                    d = abs(m[2, 0] * fx + m[2, 1] * fy + m[2, 2] * fz) * thickness
+                    if d >= 1.0:
+                        continue
+                    g = 1.0
+                    if how < 2:
+                        u = m[0, 0] * fx + m[0, 1] * fy + m[0, 2] * fz
+                        v = m[1, 0] * fx + m[1, 1] * fy + m[1, 2] * fz
+                        k2 = u * u + v * v
+                        z = tilts[t, 0]
+                        if tilts[t, 1] != 0.0:
+                            z += tilts[t, 1] * np.cos(2.0 * (np.arctan2(v, u) - tilts[t, 2]))
+                        c = np.sin(np.pi * wavelength * k2 * (z - aberration * k2) + tilts[t, 3])
+                        decay = left[t, min(511, int(np.sqrt(k2) / top * 511.0 + 0.5))]
+                        g = counts[t] * (decay if weighted else 1.0) * (c * c if how == 0 else abs(c))
+                    below += (1.0 - d) * g
+                scale = 1.0 / max(below + floor, 1e-9)
                 signal[iz, iy, ix] = above * scale
                 noise[iz, iy, ix] = power * scale * scale
     return signal, noise

@@ -184,7 +184,7 @@ def session_tomogram(series: TiltSeries) -> TomogramSource:
 
 def _beads(series: TiltSeries) -> tuple[tuple[float, ...], ...]:
     found = series.alignment
-    if found.method != "fiducials" or not len(found.markers):
+    if "bead_diameter_nm" not in found.extras or not len(found.markers):
         return ()
     radius = 5.0 * float(found.extras["bead_diameter_nm"])
     places = found.markers + 0.5 * found.geometry.volume_size

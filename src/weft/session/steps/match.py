@@ -36,10 +36,13 @@ class MatchStep(Step):
         return out
 
     def files(self, settings: SessionSettings, root: Path) -> dict[str, Path]:
-        """The templates and their mask."""
+        """The templates, their mask, and the tomograms' where all have one."""
         chosen = settings.get(MatchingSettings)
         found = {f"template {i}": inside(root, path) for i, path in enumerate(chosen.template)}
-        return found | ({"mask": inside(root, chosen.mask)} if chosen.mask else {})
+        found |= {"mask": inside(root, chosen.mask)} if chosen.mask else {}
+        if chosen.tomogram_mask and "{name}" not in chosen.tomogram_mask:
+            found["tomogram_mask"] = inside(root, chosen.tomogram_mask)
+        return found
 
     def run(self, job: Job) -> StepResult:
         """See :class:`Step`."""
