@@ -207,7 +207,7 @@ def test_as_the_transfer_of_the_reconstruction() -> None:
     k = np.stack(np.meshgrid(axis, axis, half, indexing="ij")[::-1], axis=-1)
     used = given.contrast.weight.numpy() > 0.0
     away = np.abs(k @ given.geometry.matrices.numpy()[used, 2].T).min(axis=-1)
-    # that divides by the sum of weights between sections, this by the sum on the nearest: compared on sections
+    # that divides by the sum of weights between sections, this by the sum on the nearest section
     on = torch.from_numpy(n * VOXEL * away < 0.02)
     off = (found.double() - wanted).abs()[on]
     # single precision there: phases of some ten radians, and faint coefficients that r still decides

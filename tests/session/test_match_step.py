@@ -18,9 +18,10 @@ from weft.errors import ItemError, RequestError
 from weft.formats import mrc
 from weft.formats.star import read_star
 from weft.matching import search
-from weft.session import matching
+from weft.session import match_keeper
+from weft.session.match_inputs import MatchingSettings
 from weft.session.match_job import MatchJob
-from weft.session.matching import MatchingSettings, match_tomogram
+from weft.session.matching import match_tomogram
 from weft.session.session import Session
 from weft.session.tomogram_source import session_tomogram
 
@@ -226,7 +227,7 @@ def test_parts_of_another_search_are_not_taken(done_tilts: Path, maps: Path, tmp
     settings = MatchingSettings(**options(maps))
 
     def opened(source: Any = source, settings: MatchingSettings = settings) -> list[str]:
-        keeper = matching._Keeper.of(tmp_path / "kept", source, settings, tmp_path)
+        keeper = match_keeper.PartKeeper.of(tmp_path / "kept", source, settings, tmp_path)
         left = sorted(p.name for p in keeper.folder.glob("*.npz"))
         (keeper.folder / "0.npz").write_bytes(b"")
         return left
@@ -249,7 +250,7 @@ def test_parts_of_another_search_are_not_taken(done_tilts: Path, maps: Path, tmp
     assert opened(settings=settings.model_copy(update={"refine": 7})) == ["0.npz"]
     assert opened(settings=settings.model_copy(update={"angular_step": 41.0})) == []
     # a file that is broken counts as none
-    assert matching._Keeper(tmp_path / "kept").load(0) is None
+    assert match_keeper.PartKeeper(tmp_path / "kept").load(0) is None
 
 
 # --------------------------------------------------------------------------------------------- what is wrong

@@ -11,7 +11,7 @@ import typer
 
 from weft.cli.options import settings_options
 from weft.session.foreign_settings import ForeignTomogramSettings
-from weft.session.matching import MatchingSettings
+from weft.session.match_inputs import MatchingSettings
 
 if TYPE_CHECKING:
     from weft.session.tomogram_source import TomogramSource

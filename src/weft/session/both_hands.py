@@ -21,8 +21,9 @@ from weft.matching.candidates import CandidateSettings
 from weft.matching.handedness import HandVerdict, defocus_leverage, hand_figure, judge_places
 from weft.matching.refinement import refine_places
 from weft.session.candidate_files import FOLDER, job_statistics, take_candidates
+from weft.session.match_inputs import MatchingSettings, matcher_of
 from weft.session.match_job import MatchJob
-from weft.session.matching import MatchingSettings, job_name, matcher_of
+from weft.session.matching import job_name
 from weft.session.tomogram_source import TomogramSource, session_tomogram
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import ClassVar
 from weft.matching.candidates import CandidateSettings, cut_off
 from weft.session.candidate_files import FOLDER, candidate_file, job_statistics, write_candidates
 from weft.session.config import SessionSettings
+from weft.session.match_inputs import MatchingSettings
 from weft.session.match_job import MatchJob
-from weft.session.matching import MatchingSettings
 from weft.session.step import Job, Step, StepResult
 from weft.settings import Settings
 

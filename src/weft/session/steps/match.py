@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from weft.session.candidate_files import FOLDER
 from weft.session.config import SessionSettings
-from weft.session.matching import MatchingSettings, inside, job_name, match_tomogram
+from weft.session.match_inputs import MatchingSettings, inside
+from weft.session.matching import job_name, match_tomogram
 from weft.session.step import Job, Step, StepResult
 from weft.session.tilt_item import TiltSeries
 from weft.session.tomogram_source import session_tomogram
