@@ -97,7 +97,7 @@ def _take(
     from fnmatch import fnmatchcase
 
     from weft.errors import ItemError, RequestError
-    from weft.session.candidate_estimates import write_estimate
+    from weft.session.candidate_estimates import with_discovery_limit, write_estimate
     from weft.session.candidate_files import find_jobs, job_statistics, write_candidates, write_combined
     from weft.session.match_job import MatchJob
 
@@ -115,8 +115,9 @@ def _take(
         if only and not fnmatchcase(job.name, only):
             continue
         try:
-            found = write_candidates(path, settings, mask=mask, flavour=flavour)
-            lowest = settings.cut_off or _lowest(job_statistics(job, path), settings)
+            these = with_discovery_limit(path, settings, mask=mask)
+            found = write_candidates(path, these, mask=mask, flavour=flavour)
+            lowest = these.cut_off or _lowest(job_statistics(job, path), these)
             typer.echo(f"{job.name}: {len(found)} candidates from {lowest:.4g} up")
             if estimate:
                 figure, result = write_estimate(path, settings, mask=mask)

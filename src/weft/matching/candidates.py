@@ -47,6 +47,13 @@ class CandidateSettings(Settings):
     cut_off: float = setting(
         0.0, "Lowest score of a candidate; 0 has it follow from the expected false positives.", ge=0.0, le=1.0
     )
+    false_discoveries: float = setting(
+        0.0,
+        "Raise that cut-off until no more than this part of the candidates are estimated to be wrong: where "
+        "streaks and edges score above noise; 0 does not.",
+        ge=0.0,
+        le=0.5,
+    )
     particle_diameter: float = setting(
         0.0, "Of the particle; 0 is what the search was told.", unit="Å", ge=0.0, le=100000.0
     )

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.errors import FitError
 from weft.formats.atomic import atomic_write
 from weft.matching.candidates import CandidateSettings, cut_off
 from weft.matching.recall import RecallEstimate, estimate_recall, recall_figure
 from weft.session.candidate_files import job_statistics, take_candidates
 from weft.session.match_job import MatchJob
 
-__all__ = ["estimate_file", "estimate_job", "write_estimate", "write_figure"]
+__all__ = ["estimate_file", "estimate_job", "with_discovery_limit", "write_estimate", "write_figure"]
 
 
 def estimate_file(job_path: Path) -> Path:
@@ -48,6 +49,25 @@ def estimate_job(
     enough = max(50, len(found) // 2) if len(found) < wide.number else len(found)
     scores = found.score[:enough]
     return scores, estimate_recall(scores, statistics)
+
+
+def with_discovery_limit(
+    job_path: Path, settings: CandidateSettings, *, mask: Path | None = None
+) -> CandidateSettings:
+    """Settings whose cut-off holds to the part of false discoveries that they allow.
+
+    The formula's cut-off stays where there are too few scores for an estimate, or no particles among them.
+    """
+    if not settings.false_discoveries > 0.0 or settings.cut_off > 0.0:
+        return settings
+    job = MatchJob.read(job_path)
+    lowest = cut_off(job_statistics(job, job_path), settings)
+    try:
+        _, estimate = estimate_job(job_path, settings, mask=mask)
+    except FitError:
+        return settings
+    wanted = estimate.cut_off_for(settings.false_discoveries)
+    return settings if not lowest < wanted < 1.0 else settings.model_copy(update={"cut_off": wanted})
 
 
 def write_estimate(

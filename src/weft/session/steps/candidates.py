@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from weft.matching.candidates import CandidateSettings, cut_off
+from weft.session.candidate_estimates import with_discovery_limit
 from weft.session.candidate_files import FOLDER, candidate_file, job_statistics, write_candidates
 from weft.session.config import SessionSettings
 from weft.session.match_inputs import MatchingSettings
@@ -31,8 +32,8 @@ class CandidatesStep(Step):
 
     def run(self, job: Job) -> StepResult:
         """See :class:`Step`."""
-        settings = job.settings.get(CandidateSettings)
         path = Path(job.output("match", "match_job"))
+        settings = with_discovery_limit(path, job.settings.get(CandidateSettings))
         found = write_candidates(path, settings)
         written = MatchJob.read(path)
         outputs = {}
