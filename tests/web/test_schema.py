@@ -20,6 +20,7 @@ from weft.web.security import Access
 TOKEN = "owner-token-of-the-tests"
 AS_OWNER = {"Authorization": f"Bearer {TOKEN}", "Host": "127.0.0.1:8765"}
 EXAMPLES = 25  # of each operation
+LONGEST_NAME = 255  # of an item: as the schema has it
 #: What the schema has no words for: an order of two numbers, the size of a micrograph, keys of settings.
 UNSAID = {"PUT /api/selection", "PUT /api/items/{id}/picks", "POST /api/settings"}
 
@@ -64,7 +65,8 @@ def _checked(operation: Any, mode: GenerationMode) -> None:
     def check(case: schemathesis.Case) -> None:
         # half of the time an item that is there: otherwise most of the code would never be reached
         identity = (case.path_parameters or {}).get("id")
-        if isinstance(identity, str) and len(identity) % 2:
+        # (but for one that is itself what the case tries: too long a name)
+        if isinstance(identity, str) and len(identity) % 2 and len(identity) <= LONGEST_NAME:
             case.path_parameters["id"] = "movie_000"
         unsaid = [positive_data_acceptance] if operation.label in UNSAID else None
         case.call_and_validate(headers=AS_OWNER, excluded_checks=unsaid)

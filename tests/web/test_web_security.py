@@ -27,6 +27,7 @@ WRITES = [
     ("POST", "/api/settings", {"changes": {"ctf.range_max": "6"}}),
     ("POST", "/api/settings/preview", {"changes": {"ctf.range_max": "6"}}),
     ("POST", "/api/series/movie_000/tilts", {"tilts": [0], "keep": False}),
+    ("POST", "/api/series/movie_000/matches/TS_a/candidates", {"cut_off": 0.3}),
     ("POST", "/api/pause", None),
     ("POST", "/api/resume", None),
 ]
@@ -259,7 +260,7 @@ def test_readers_only_read(
 def test_every_write_of_the_schema_is_among_those_tried(owner: TestClient) -> None:
     schema = owner.get("/openapi.json").json()
     writes = {
-        (method.upper(), path.replace("{id}", "movie_000"))
+        (method.upper(), path.replace("{id}", "movie_000").replace("{job}", "TS_a"))
         for path, methods in schema["paths"].items()
         for method in methods
         if method != "get"
