@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +21,8 @@ from weft.simulation.tilt_settings import SMALL_SERIES, TiltSimulationSettings
 # a minute or more of simulation and processing on two idle cores
 pytestmark = pytest.mark.slow
 
+Relion = Callable[..., str]
 BOX, PIXEL, DIAMETER = 32, 8.0, 180.0
-
-
-def _relion(program: str, *arguments: object, cwd: Path) -> str:
-    path = shutil.which(f"relion_{program}")
-    if path is None:
-        message = f"relion_{program} is not installed (Debian: apt-get install relion)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    command = [path, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +86,14 @@ def _structure() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["3d", "2d"])
-def test_relion_finds_the_structure(case: dict[str, Any], tmp_path: Path, kind: str) -> None:
+def test_relion_finds_the_structure(case: dict[str, Any], tmp_path: Path, kind: str, relion: Relion) -> None:
     settings = ParticleExportSettings.model_validate(
         {"kind": kind, "flavour": "relion3", "box": BOX, "pixel_size": PIXEL, "diameter": DIAMETER}
     )
     report = export_subtomograms(case["session"], tmp_path, case["particles"], settings)
     assert report.exit_code == 0, report
     turned = ["--3d_rot"] if kind == "3d" else []
-    _relion("reconstruct", "--i", "particles.star", "--o", "map.mrc", "--ctf", *turned, cwd=tmp_path)
+    relion("reconstruct", "--i", "particles.star", "--o", "map.mrc", "--ctf", *turned, cwd=tmp_path)
     found, _ = mrc.read(tmp_path / "map.mrc")
     x = (np.arange(BOX) - BOX // 2) * PIXEL
     inside = np.sqrt(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2) < 0.5 * DIAMETER

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft.cli.options import settings_options
+from weft.cli.options import keep_options, settings_options
 from weft.session.foreign_settings import ForeignTomogramSettings
 from weft.session.match_inputs import MatchingSettings
 
@@ -78,9 +78,7 @@ def _session(
 ) -> int:
     from weft.cli.progress import show_progress, summary
     from weft.errors import RequestError
-    from weft.session import config
     from weft.session.both_hands import judge_session
-    from weft.session.fields import format_value
     from weft.session.session import open as open_session
 
     opened = open_session(root)
@@ -91,8 +89,7 @@ def _session(
             absolute = tuple(str(Path(path).expanduser().absolute()) for path in paths)
             settings[key] = absolute if key == "template" else absolute[0]
     if settings:
-        changes = {f"matching.{key}": _text(format_value(value)) for key, value in settings.items()}
-        config.edit_file(opened.root, changes)
+        keep_options(opened.root, "matching", settings)
         opened = open_session(root)
     if not opened.settings.get(MatchingSettings).template:
         raise RequestError("which structure? Give --template FILE; `weft template create` makes one.")
@@ -110,10 +107,6 @@ def _session(
     if both_hands:
         code = max(code, judge_session(open_session(root), only, typer.echo))
     return code
-
-
-def _text(value: str) -> str:
-    return value[1:-1] if value.startswith('"') else value
 
 
 def _tomogram(

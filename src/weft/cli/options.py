@@ -14,7 +14,7 @@ from weft.errors import SettingsError
 from weft.session.fields import FieldDoc, describe, format_value, parse_value
 from weft.settings import Settings
 
-__all__ = ["JsonOption", "SessionArgument", "settings_options", "split_assignment"]
+__all__ = ["JsonOption", "SessionArgument", "keep_options", "settings_options", "split_assignment"]
 
 SessionArgument = Annotated[Path, typer.Argument(help="The session's folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
@@ -93,6 +93,17 @@ def settings_options(
         return wrapped
 
     return decorate
+
+
+def keep_options(root: Path, section: str, values: Mapping[str, Any]) -> None:
+    """Write what was given on the command line into a section of the session's weft.toml."""
+    from weft.session.config import edit_file
+
+    if values:
+        texts = {key: format_value(value) for key, value in values.items()}
+        # text is edited without its quotes
+        plain = {key: text[1:-1] if text.startswith('"') else text for key, text in texts.items()}
+        edit_file(root, {f"{section}.{key}": text for key, text in plain.items()})
 
 
 def split_assignment(text: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft.cli.options import SessionArgument, settings_options
+from weft.cli.options import SessionArgument, keep_options, settings_options
 from weft.defocus.tilt_series import TiltCTFSettings
 from weft.settings import Settings
 from weft.tilts.alignment import AlignmentSettings
@@ -41,19 +41,6 @@ def _run(opened: Session, step: str, only: str | None, device: str, workers: int
         )
     typer.echo(summary(report, opened.root))
     return report.exit_code
-
-
-def _change(opened: Session, section: str, values: dict[str, Any]) -> None:
-    """Keep what was given on the command line in weft.toml."""
-    from weft.session import config
-    from weft.session.fields import format_value
-
-    if values:
-        config.edit_file(opened.root, {f"{section}.{k}": _text(format_value(v)) for k, v in values.items()})
-
-
-def _text(value: str) -> str:
-    return value[1:-1] if value.startswith('"') else value
 
 
 @app.command("import")
@@ -107,7 +94,7 @@ def _stage(name: str, step: str, section: str, model: type[Settings], about: str
         from weft.session.session import open as open_session
 
         opened = open_session(session)
-        _change(opened, section, settings)
+        keep_options(opened.root, section, settings)
         raise typer.Exit(_run(opened, step, only, device, workers, retry))
 
     app.command(name, help=about)(stage)

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import FormatError, TruncatedError
+from weft.errors import FormatError
 from weft.formats.atomic import atomic_write_bytes
-from weft.formats.warp_xml import WarpGrid, read_grid, write_grid
+from weft.formats.warp_xml import WarpGrid, read_grid, read_root, write_grid
 
 __all__ = ["WarpMovie", "read_warp_movie", "write_warp_movie"]
 
@@ -107,15 +107,7 @@ def read_warp_movie(path: str | Path) -> WarpMovie:
         Incomplete grids.
     """
     path = Path(path)
-    data = path.read_bytes()
-    if not data.strip(b"\0 \t\r\n"):
-        raise TruncatedError(path, "the file is empty")
-    try:
-        root = ET.fromstring(data)
-    except (ET.ParseError, ValueError) as error:
-        raise FormatError(path, f"not XML: {error}") from None
-    if root.tag != "Movie":
-        raise FormatError(path, f"it describes a {root.tag}, not a Movie")
+    root = read_root(path, "Movie", "a Movie")
     out = WarpMovie(attributes=dict(root.items()), path=path)
     levels: dict[str, list[WarpGrid]] = {name: [] for name in _PYRAMIDS}
     for element in root:

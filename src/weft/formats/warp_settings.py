@@ -11,8 +11,9 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from weft.errors import CorruptError, FormatError, TruncatedError
+from weft.errors import CorruptError
 from weft.formats.atomic import atomic_write_bytes
+from weft.formats.warp_xml import read_root
 
 __all__ = ["WarpSettings", "read_warp_settings", "write_warp_settings"]
 
@@ -125,15 +126,7 @@ def read_warp_settings(path: str | Path) -> WarpSettings:
         Not XML, or something else than settings.
     """
     path = Path(path)
-    data = path.read_bytes()
-    if not data.strip(b"\0 \t\r\n"):
-        raise TruncatedError(path, "the file is empty")
-    try:
-        root = ET.fromstring(data)
-    except (ET.ParseError, ValueError) as error:
-        raise FormatError(path, f"not XML: {error}") from None
-    if root.tag != "Settings":
-        raise FormatError(path, f"it describes a {root.tag}, not Settings")
+    root = read_root(path, "Settings", "Settings")
     out = WarpSettings(path=path)
     for element in root:
         if element.tag == "Param":

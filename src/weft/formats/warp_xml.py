@@ -22,6 +22,7 @@ __all__ = [
     "WarpGrid",
     "WarpTiltSeries",
     "read_grid",
+    "read_root",
     "read_warp_xml",
     "tilt_steps",
     "write_grid",
@@ -263,6 +264,28 @@ def _number(path: Path, text: str, where: str) -> float:
     if not math.isfinite(value):
         raise CorruptError(path, f"{where} holds {text!r}, which is no number")
     return value
+
+
+def read_root(path: Path, tag: str, called: str) -> ET.Element:
+    """The root element of one of Warp's smaller files.
+
+    Raises
+    ------
+    TruncatedError
+        It is empty.
+    FormatError
+        Not XML, or of something else.
+    """
+    data = path.read_bytes()
+    if not data.strip(b"\0 \t\r\n"):
+        raise TruncatedError(path, "the file is empty")
+    try:
+        root = ET.fromstring(data)
+    except (ET.ParseError, ValueError) as error:
+        raise FormatError(path, f"not XML: {error}") from None
+    if root.tag != tag:
+        raise FormatError(path, f"it describes a {root.tag}, not {called}")
+    return root
 
 
 def read_grid(path: Path, element: ET.Element) -> WarpGrid:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import scipy.fft
 import torch
 from numpy.typing import NDArray
 
@@ -70,6 +69,11 @@ class Filters:
         """Whether anything is filtered by frequency alone."""
         return self.radial is not None or self.low_pass > 0.0 or self.high_pass > 0.0
 
+    @property
+    def _directional(self) -> bool:
+        """Whether noise is made equally strong in all directions."""
+        return self.whiten_noise and self.weighting == "ctf"
+
     def _weights(
         self, shape: tuple[int, int, int], imaging: Imaging | None, place: torch.Tensor
     ) -> LocalWeights | None:
@@ -81,7 +85,7 @@ class Filters:
     def _gain(self, shape: tuple[int, int, int], weights: LocalWeights | None) -> torch.Tensor | None:
         """What both are multiplied by, (z, y, x//2+1); None for one everywhere."""
         gain = None
-        if weights is not None and self.whiten_noise and self.weighting == "ctf":
+        if weights is not None and self._directional:
             noise = weights.noise
             seen = noise > _SEEN * noise[noise > 0.0].median()
             # a bound on the gain: what has next to no noise has next to no signal either
@@ -115,8 +119,7 @@ class Filters:
         place: torch.Tensor,
     ) -> torch.Tensor:
         """The voxels of a part and its halo, filtered: ``block.size``."""
-        filtered = self._round or (self.weighting == "ctf" and self.whiten_noise and imaging is not None)
-        if not filtered:
+        if not (self._round or (self._directional and imaging is not None)):
             return read_block(tomogram, block, reach, 0, self.mean)[0]
         volume, inside = read_block(tomogram, block, reach, self.margin, self.mean)
         return self.apply(volume, inside, block.size, imaging, place)
@@ -131,13 +134,10 @@ class Filters:
     ) -> torch.Tensor:
         """Filter voxels that have a margin, and cut it off."""
         shape = _fast(volume.shape)
-        weights = self._weights(shape, imaging, place) if self.whiten_noise else None
+        weights = self._weights(shape, imaging, place) if self._directional else None
         gain = self._gain(shape, weights)
         if gain is not None:
-            workers = torch.get_num_threads()
-            spectrum = scipy.fft.rfftn(volume.numpy(), s=shape, workers=workers)
-            spectrum *= gain.numpy()
-            volume = torch.from_numpy(scipy.fft.irfftn(spectrum, s=shape, workers=workers, overwrite_x=True))
+            volume = fourier.irfft3(fourier.rfft3(volume, shape).mul_(gain), shape)
         cut = tuple(slice(self.margin, self.margin + n) for n in size)
         return (volume[cut] * inside[cut]).contiguous()
 
@@ -226,8 +226,7 @@ def _add_spectrum(volume: torch.Tensor, power: torch.Tensor, count: torch.Tensor
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     windows = [torch.hann_window(n, periodic=False) for n in shape]
     window = windows[0][:, None, None] * windows[1][:, None] * windows[2]
-    spectrum = scipy.fft.rfftn((volume * window).numpy(), workers=torch.get_num_threads())
-    energy = torch.from_numpy(np.abs(spectrum) ** 2).double() / float((window**2).sum())
+    energy = fourier.rfft3(volume * window).abs().square().double() / float((window**2).sum())
     shell = (fourier.radius_3d(shape, 0.5) * (_SHELLS - 1)).round().long()
     within = shell < _SHELLS
     power += torch.bincount(shell[within], energy[within], minlength=_SHELLS)

@@ -12,7 +12,7 @@ forwards and back on columns that stay in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numba
@@ -166,11 +166,7 @@ class Part:
         squared = fourier.rfft3(volume * volume)
         mask = centre_of(template.mask, template.reach)
         total = float(mask.sum(dtype=torch.float64))
-        mask_spectrum = fourier.rfft3(mask, size).conj()
-        window = tuple(slice(0, n) for n in places)
-        mean = fourier.irfft3(spectrum * mask_spectrum, size)[window] / total
-        square = fourier.irfft3(squared * mask_spectrum, size)[window] / total
-        sigma = (square - mean * mean).clamp_(min=0.0).sqrt_()
+        sigma = _deviation(spectrum, squared, size, mask, places)
         flat = max(_FLAT * deviation, _NOTHING * float(sigma.max()))
         inverse = torch.where(sigma > flat, 1.0 / (sigma * total), torch.zeros_like(sigma))
         if allowed is not None:
@@ -184,6 +180,22 @@ class Part:
             allowed.float().contiguous() if turning and allowed is not None else None,
             flat,
         )
+
+
+def _deviation(
+    spectrum: torch.Tensor,
+    squared: torch.Tensor,
+    size: tuple[int, int, int],
+    mask: torch.Tensor,
+    places: Sequence[int],
+) -> torch.Tensor:
+    """σ_V at the places, from the transforms of a part and of its squares."""
+    total = float(mask.sum(dtype=torch.float64))
+    window = tuple(slice(0, n) for n in places)
+    kernel = fourier.rfft3(mask, size).conj()
+    mean = fourier.irfft3(spectrum * kernel, size)[window] / total
+    square = fourier.irfft3(squared * kernel, size)[window] / total
+    return (square - mean * mean).clamp_(min=0.0).sqrt_()
 
 
 def centre_of(volume: torch.Tensor, reach: int) -> torch.Tensor:
@@ -240,11 +252,7 @@ def _inverse(part: Part, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """`Part.inverse` for a mask that has been turned."""
     assert part.squared is not None
     total = float(mask.sum(dtype=torch.float64))
-    window = tuple(slice(0, n) for n in shape)
-    spectrum = fourier.rfft3(mask, part.size).conj()
-    mean = fourier.irfft3(part.spectrum * spectrum, part.size)[window] / total
-    square = fourier.irfft3(part.squared * spectrum, part.size)[window] / total
-    sigma = (square - mean * mean).clamp_(min=0.0).sqrt_()
+    sigma = _deviation(part.spectrum, part.squared, part.size, mask, shape)
     inverse = torch.where(sigma > part.flat, 1.0 / (sigma * total), torch.zeros_like(sigma))
     return inverse if part.allowed is None else inverse * part.allowed
 

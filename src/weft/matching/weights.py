@@ -180,12 +180,21 @@ def _dose_table(
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
+def _ctf(tilt, further, u, v, lens):  # type: ignore[no-untyped-def]
+    """Of a row of the table, at a defocus that is greater by `further`."""
+    k2 = u * u + v * v
+    z = tilt[0] + further
+    if tilt[1] != 0.0:
+        z += tilt[1] * np.cos(2.0 * (np.arctan2(v, u) - tilt[2]))
+    return np.sin(np.pi * lens[0] * k2 * (z - lens[1] * k2) + tilt[3])
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
 def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, counts, how, weighted, floor):  # type: ignore[no-untyped-def]
     nz, ny, nx = shape
     half = nx // 2 + 1
     signal = np.zeros((nz, ny, half), dtype=np.float32)
     noise = np.zeros((nz, ny, half), dtype=np.float32)
-    wavelength, aberration = lens
     top = np.sqrt(3.0) * 0.5 / voxel
     limit = 0.25 / (voxel * voxel)
     for iz in range(nz):
@@ -207,19 +216,13 @@ def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, count
                         nearest, section = near, t
                     u = m[0, 0] * kx + m[0, 1] * ky + m[0, 2] * kz
                     v = m[1, 0] * kx + m[1, 1] * ky + m[1, 2] * kz
-                    k2 = u * u + v * v
-                    z = tilts[t, 0]
-                    if tilts[t, 1] != 0.0:
-                        z += tilts[t, 1] * np.cos(2.0 * (np.arctan2(v, u) - tilts[t, 2]))
-                    slope = np.pi * wavelength * k2
-                    c = np.sin(slope * (z - aberration * k2) + tilts[t, 3])
-                    decay = left[t, min(511, int(np.sqrt(k2) / top * 511.0 + 0.5))]
+                    c = _ctf(tilts[t], 0.0, u, v, lens)
+                    decay = left[t, min(511, int(np.sqrt(u * u + v * v) / top * 511.0 + 0.5))]
                     weight = counts[t] * decay if weighted else counts[t]
                     if how == 0 or how == 1:
                         f = weight * c
                     elif how == 2:
-                        there = np.sin(slope * (z + offset[t] - aberration * k2) + tilts[t, 3])
-                        f = weight if there >= 0.0 else -weight
+                        f = weight if _ctf(tilts[t], offset[t], u, v, lens) >= 0.0 else -weight
                     else:
                         f = weight
                     above += near * f * c * decay
@@ -239,12 +242,8 @@ def _weights(shape, voxel, matrices, thickness, tilts, lens, offset, left, count
                     if how < 2:
                         u = m[0, 0] * fx + m[0, 1] * fy + m[0, 2] * fz
                         v = m[1, 0] * fx + m[1, 1] * fy + m[1, 2] * fz
-                        k2 = u * u + v * v
-                        z = tilts[t, 0]
-                        if tilts[t, 1] != 0.0:
-                            z += tilts[t, 1] * np.cos(2.0 * (np.arctan2(v, u) - tilts[t, 2]))
-                        c = np.sin(np.pi * wavelength * k2 * (z - aberration * k2) + tilts[t, 3])
-                        decay = left[t, min(511, int(np.sqrt(k2) / top * 511.0 + 0.5))]
+                        c = _ctf(tilts[t], 0.0, u, v, lens)
+                        decay = left[t, min(511, int(np.sqrt(u * u + v * v) / top * 511.0 + 0.5))]
                         g = counts[t] * (decay if weighted else 1.0) * (c * c if how == 0 else abs(c))
                     below += (1.0 - d) * g
                 scale = 1.0 / max(below + floor, 1e-9)

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from weft.errors import FitError, ItemError, SessionError
-from weft.formats.atomic import atomic_write_bytes, atomic_write_text
+from weft.formats.atomic import atomic_write_text
 from weft.matching.candidates import CandidateSettings
 from weft.matching.handedness import HandVerdict, defocus_leverage, hand_figure, judge_places
 from weft.matching.refinement import refine_places
+from weft.session.candidate_estimates import write_figure
 from weft.session.candidate_files import FOLDER, job_statistics, take_candidates
 from weft.session.match_inputs import MatchingSettings, matcher_of
 from weft.session.match_job import MatchJob
@@ -78,12 +79,8 @@ def judge_job(source: TomogramSource, settings: MatchingSettings, job_path: Path
 
 def write_verdict(job_path: Path, name: str, verdict: HandVerdict) -> Path:
     """One picture and one file of numbers beside the job; where the picture is."""
-    import io
-
-    figure, buffer = hand_figure(verdict, name), io.BytesIO()
-    figure.savefig(buffer, format="svg")
     picture = job_path.with_name(f"{job_path.stem}_hand.svg")
-    atomic_write_bytes(picture, buffer.getvalue())
+    write_figure(picture, hand_figure(verdict, name))
     facts = {"hand": verdict.hand, "p": verdict.p, "places": verdict.n, "sentence": verdict.sentence}
     atomic_write_text(picture.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     return picture

@@ -16,10 +16,11 @@ from weft.matching.mask import MaskSettings, create_mask
 from weft.matching.matcher import Matcher
 from weft.matching.plan import SearchSettings, Template
 from weft.matching.weights import Imaging
+from weft.session.step import inside
 from weft.session.tomogram_source import TomogramSource
 from weft.settings import setting
 
-__all__ = ["MatchingSettings", "imaging_of", "inside", "load_templates", "matcher_of"]
+__all__ = ["MatchingSettings", "imaging_of", "load_templates", "matcher_of"]
 
 #: Voxel sizes that differ by less than this fraction are one.
 _SAME = 0.01
@@ -163,9 +164,3 @@ def matcher_of(
         origin=source.origin,
         device=device,
     )
-
-
-def inside(root: Path, given: str) -> Path:
-    """A path of the settings: absolute, or counted from the session."""
-    path = Path(given).expanduser()
-    return path if path.is_absolute() else root / path

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from weft.formats.atomic import atomic_write_bytes
 from weft.matching.kernel import Found
-from weft.session.match_inputs import MatchingSettings, inside
+from weft.session.match_inputs import MatchingSettings
+from weft.session.step import inside
 from weft.session.tomogram_source import TomogramSource
 
 __all__ = ["PartKeeper", "save_array", "save_arrays"]

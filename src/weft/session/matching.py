@@ -22,17 +22,18 @@ from weft.matching.candidates import CandidateSettings, extract_candidates
 from weft.matching.matcher import Matcher
 from weft.matching.refinement import refine_places
 from weft.matching.search import SearchResult, run_search
-from weft.session.match_inputs import MatchingSettings, inside, matcher_of
+from weft.session.match_inputs import MatchingSettings, matcher_of
 from weft.session.match_job import MatchJob, MatchTemplate
 from weft.session.match_keeper import PartKeeper, save_array, save_arrays
+from weft.session.step import inside
 from weft.session.tomogram_source import TomogramSource
 
-__all__ = ["MatchingSettings", "job_name", "match_tomogram", "matcher_of"]
+__all__ = ["job_name", "match_tomogram"]
 
 
-def job_name(name: str, templates: Sequence[str], suffix: str = "") -> str:
+def job_name(name: str, templates: Sequence[str]) -> str:
     """What the files of a search start with: ``ITEM_STEM``."""
-    return f"{name}_{'+'.join(Path(template).stem for template in templates)}{suffix}"
+    return f"{name}_{'+'.join(Path(template).stem for template in templates)}"
 
 
 def match_tomogram(
@@ -42,7 +43,6 @@ def match_tomogram(
     *,
     root: Path,
     device: str = "cpu",
-    suffix: str = "",
     progress: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, MatchJob]:
     """Search a tomogram and write what was found.
@@ -60,8 +60,6 @@ def match_tomogram(
     root : Path
         From which relative paths in the settings count.
     device : str
-    suffix : str
-        Added to the files' names.
     progress : callable, optional
         Takes the fraction that is done and the seconds that are left.
 
@@ -71,7 +69,7 @@ def match_tomogram(
     """
     matcher = matcher_of(source, settings, root, device)
     folder.mkdir(parents=True, exist_ok=True)
-    name = job_name(source.name, settings.template, suffix)
+    name = job_name(source.name, settings.template)
     allowed = _allowed(source, settings, root)
     keeper = PartKeeper.of(folder / ".partial" / name, source, settings, root)
     fine = matcher
@@ -126,7 +124,6 @@ def match_tomogram(
         rotations=rotations,
         statistics=asdict(found.statistics)
         | {
-            "std": found.statistics.std,
             "rotations": len(found.rotations),
             "seconds": found.seconds,
             "projected": found.projected,

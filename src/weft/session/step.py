@@ -16,7 +16,7 @@ from weft.session.config import SessionSettings
 from weft.session.records import FileIdentity, Record
 from weft.settings import Settings
 
-__all__ = ["Job", "Step", "StepResult", "fingerprint_basis", "on_device", "plain_values"]
+__all__ = ["Job", "Step", "StepResult", "fingerprint_basis", "inside", "on_device", "plain_values"]
 
 T = TypeVar("T")
 
@@ -156,6 +156,11 @@ def fingerprint_basis(step: Step, settings: SessionSettings, root: Path) -> dict
     reads = step.reads(settings)
     reads["input"] = {key: value for key, value in reads["input"].items() if key not in files}
     return {"step": step.name, "version": step.version, "settings": reads, "files": files}
+
+
+def inside(root: Path, name: str) -> Path:
+    """A path of the settings: relative ones are relative to the session."""
+    return root / Path(name).expanduser()
 
 
 def plain_values(value: Any) -> Any:

@@ -19,7 +19,7 @@ from weft.formats.atomic import atomic_write_bytes
 from weft.session.config import SessionSettings
 from weft.session.pictures import write_png
 from weft.session.records import Record
-from weft.session.step import Job, Step, StepResult
+from weft.session.step import Job, Step, StepResult, inside
 from weft.session.steps.reconstruct import volume_name
 from weft.settings import Settings
 from weft.tilts.alignment import TiltAlignment
@@ -55,7 +55,7 @@ class DenoiseTomogramStep(Step):
     def files(self, settings: SessionSettings, root: Path) -> dict[str, Path]:
         """The trained model."""
         model = settings.get(TomogramDenoisingSettings).model
-        return {"model": _inside(root, model)} if model else {}
+        return {"model": inside(root, model)} if model else {}
 
     def run(self, job: Job) -> StepResult:
         """See :class:`Step`."""
@@ -63,7 +63,7 @@ class DenoiseTomogramStep(Step):
         pair, pixel_size = half_maps(job.root, job.record)
         outputs = {}
         if settings.model:
-            model = read_model(_inside(job.root, settings.model))
+            model = read_model(inside(job.root, settings.model))
         else:
             model = train([pair], pixel_size, settings, job.device)
             outputs["denoiser"] = f"models/denoise/{job.item}.safetensors"
@@ -135,11 +135,6 @@ def read_model(path: Path) -> Denoiser:
             "`weft denoise train`, or leave it empty"
         ) from None
     return Denoiser.from_bytes(data, str(path))
-
-
-def _inside(root: Path, given: str) -> Path:
-    path = Path(given).expanduser()
-    return path if path.is_absolute() else root / path
 
 
 STEP = DenoiseTomogramStep()

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from weft.session.candidate_files import FOLDER
 from weft.session.config import SessionSettings
-from weft.session.match_inputs import MatchingSettings, inside
-from weft.session.matching import job_name, match_tomogram
-from weft.session.step import Job, Step, StepResult
+from weft.session.match_inputs import MatchingSettings
+from weft.session.matching import match_tomogram
+from weft.session.step import Job, Step, StepResult, inside
 from weft.session.tilt_item import TiltSeries
 from weft.session.tomogram_source import session_tomogram
 from weft.settings import Settings
@@ -58,7 +58,7 @@ class MatchStep(Step):
             "match_rotations": found.statistics["rotations"],
             "match_seconds": found.statistics["seconds"],
         }
-        return StepResult(metrics, outputs, {"templates": job_name("", settings.template)[1:]})
+        return StepResult(metrics, outputs, {"templates": [template.stem for template in found.templates]})
 
 
 STEP = MatchStep()

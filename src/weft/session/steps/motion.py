@@ -23,7 +23,7 @@ from weft.physics.optics import Optics
 from weft.session.config import SessionSettings
 from weft.session.pictures import write_thumbnail
 from weft.session.records import FileIdentity, StepRecord, fingerprint
-from weft.session.step import Job, Step, StepResult, on_device
+from weft.session.step import Job, Step, StepResult, inside, on_device
 from weft.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class MotionStep(Step):
     def files(self, settings: SessionSettings, root: Path) -> dict[str, Path]:
         """The gain reference and the defect map."""
         given = {"gain": settings.input.gain, "defects": settings.input.defects}
-        return {name: _inside(root, value) for name, value in given.items() if value}
+        return {name: inside(root, value) for name, value in given.items() if value}
 
     def run(self, job: Job) -> StepResult:
         """See :class:`Step`."""
@@ -130,10 +130,10 @@ def read_movie(job: Job) -> tuple[Frames, dict[str, Any]]:
             given.gain_invert,
             is_eer,
         )
-        path = _inside(job.root, given.gain)
+        path = inside(job.root, given.gain)
         gain = _gain(path, _mtime(path), info.shape, options_of_gain)
     if given.defects:
-        defects = load_defects(_inside(job.root, given.defects), info.shape)
+        defects = load_defects(inside(job.root, given.defects), info.shape)
     frames = load_frames(job.source, options, gain=gain, defects=defects)
     notes = [info.note] if info.note else []
     if info.pixel_size and abs(info.pixel_size / given.pixel_size - 1.0) > _PIXEL_TOLERANCE:
@@ -151,11 +151,6 @@ def read_movie(job: Job) -> tuple[Frames, dict[str, Any]]:
         groups = info.n_frames + given.skip_first + given.skip_last
         facts["eer_grouping"] = given.eer_frames or max(1, info.stored_frames // groups)
     return frames, facts
-
-
-def _inside(root: Path, name: str) -> Path:
-    """A path of the settings: relative ones are relative to the session."""
-    return root / Path(name).expanduser()
 
 
 def _mtime(path: Path) -> int:
@@ -181,7 +176,7 @@ def _relion_gain(job: Job, gain: NDArray[np.float32] | None, is_eer: bool) -> st
     given = job.settings.input
     if not given.gain or gain is None:
         return ""
-    path = _inside(job.root, given.gain)
+    path = inside(job.root, given.gain)
     known = (".mrc", ".gain", ".tif", ".tiff") if is_eer else (".mrc", ".tif", ".tiff")
     turned = given.gain_flip_x or given.gain_flip_y or given.gain_transpose or given.gain_invert
     if not turned and path.suffix.lower() in known:
