@@ -72,7 +72,7 @@ def tilt_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def new_tilt_session(root: Path, frames: Path, **changes: Any) -> Session:
+def _new_tilt_session(root: Path, frames: Path, **changes: Any) -> Session:
     """A session for such a series; keywords change its settings."""
     import weft
     from weft.simulation.tilt_settings import SMALL_SERIES
@@ -92,11 +92,21 @@ def new_tilt_session(root: Path, frames: Path, **changes: Any) -> Session:
     return weft.new(root, **(given | changes))
 
 
+@pytest.fixture
+def new_tilt_session(tilt_frames: Path, tmp_path: Path) -> Callable[..., Session]:
+    """Make a session for that series; keywords change its settings."""
+
+    def make(**changes: Any) -> Session:
+        return _new_tilt_session(tmp_path / "session", tilt_frames, **changes)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def done_tilts(tilt_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, processed to the tomogram: not to be changed."""
     root = tmp_path_factory.mktemp("done") / "session"
-    report = new_tilt_session(root, tilt_frames).run(workers=0)
+    report = _new_tilt_session(root, tilt_frames).run(workers=0)
     assert not report.failed
     return root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
-from conftest import new_tilt_session
 
 import weft
 from weft.session import config
@@ -188,8 +188,8 @@ def test_a_hand_that_is_set_is_used(tilt_session: Session) -> None:
     assert np.polyfit(np.sin(np.deg2rad(series.tilt_angles)), seen, 1)[0] > 150.0
 
 
-def test_workers_give_the_same(tilt_frames: Path, done_tilts: Path, tmp_path: Path) -> None:
-    session = new_tilt_session(tmp_path / "session", tilt_frames)
+def test_workers_give_the_same(new_tilt_session: Callable[..., Session], done_tilts: Path) -> None:
+    session = new_tilt_session()
     report = session.run(steps=["align"], workers=2)
     assert not report.failed
     name = _name(session)
@@ -200,9 +200,9 @@ def test_workers_give_the_same(tilt_frames: Path, done_tilts: Path, tmp_path: Pa
     )
 
 
-def test_only_one_series(tilt_frames: Path, tmp_path: Path) -> None:
+def test_only_one_series(new_tilt_session: Callable[..., Session]) -> None:
     """A series takes its movies along, whatever they are called; other patterns name nothing."""
-    session = new_tilt_session(tmp_path / "session", tilt_frames)
+    session = new_tilt_session()
     SeriesBook(session).look(session.movie_sources({}), {})
     report = session.run(steps=["stack"], only=_name(session), workers=0)
     assert not report.failed
@@ -211,8 +211,10 @@ def test_only_one_series(tilt_frames: Path, tmp_path: Path) -> None:
         session.run(only="nothing", workers=0)
 
 
-def test_movies_become_tilts_when_mdocs_come(tilt_frames: Path, tmp_path: Path) -> None:
-    session = new_tilt_session(tmp_path / "session", tilt_frames, mdoc=())
+def test_movies_become_tilts_when_mdocs_come(
+    new_tilt_session: Callable[..., Session], tilt_frames: Path
+) -> None:
+    session = new_tilt_session(mdoc=())
     first = next(iter(session.items))
     session.run(steps=["ctf"], only=first, workers=0)
     assert session[first].kind == "movie"

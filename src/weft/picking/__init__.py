@@ -1,0 +1,1 @@
+"""Finding particles in micrographs: the segmentation network, its training, templates, picks."""
