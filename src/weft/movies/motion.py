@@ -9,7 +9,7 @@ it predicts coefficients that were left out of the fit (`tracks`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -128,6 +128,14 @@ class MotionModel:
         values = evaluate_grid(self.local, np.repeat(u, len(places)), y, x)
         return values.reshape(2, self.n_frames, len(places)).transpose(1, 2, 0)
 
+    def centred(self) -> MotionModel:
+        """The same motion with the mean of the global shifts, and of each control point's, at zero.
+
+        The average then shows the specimen in the middle of its way instead of where it was at first.
+        """
+        local = None if self.local is None else self.local - self.local.mean(1, keepdims=True)
+        return replace(self, global_shift=self.global_shift - self.global_shift.mean(0), local=local)
+
     def metrics(self) -> dict[str, float]:
         """Path lengths in Å, as RELION counts them (early: the first 4 e/Å²), and the local motion's size."""
         steps = np.linalg.norm(np.diff(self.global_shift, axis=0), axis=1)
@@ -229,7 +237,9 @@ def fit_motion(frames: FrameStack, optics: Optics, settings: MotionSettings | No
         local = np.moveaxis(parameters[n_global:].reshape(-1, grid[1], grid[0], 2), -1, 0)
     shift = basis.time @ parameters[:n_global]
     diagnostics["dose_per_frame"] = optics.dose_per_frame
-    return MotionModel(n_frames, extent, shift - shift.mean(0), local, freedom.relaxation, diagnostics)
+    if local is not None:
+        local = local - local[:, :1]  # the splines go through their control points
+    return MotionModel(n_frames, extent, shift - shift[0], local, freedom.relaxation, diagnostics)
 
 
 def _refine(

@@ -1,7 +1,7 @@
 """``picks/<picker>/<item>.star``: particles of one micrograph, in RELION's columns and pixels of the average.
 
-What RELION has no column for stands in a second block, which it does not read: the diameter, and whether
-people have changed the picks.
+There is one block, so that programs which expect a plain table of coordinates read it. What RELION has no
+column for is in columns of Weft's own, which it keeps and ignores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BY_HAND = -999.0
 _X, _Y, _SCORE = "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit"
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _CLASS, _AREA = "rlnClassNumber", "weftPickArea"
-_DIAMETER, _PIXEL_SIZE = "weftPickDiameter", "weftPixelSize"
+_DIAMETER = "weftPickDiameter"
 
 
 def pick_path(picker: str, item: str) -> str:
@@ -62,19 +62,21 @@ def read_picks(path: Path, pixel_size: float) -> Picks:
     table = next((table for table in blocks.values() if _X in table and _Y in table), None)
     if table is None:
         raise FormatError(path, f"it has no columns _{_X} and _{_Y}; give a list of picks")
-    own = blocks.get("weft")
     try:
         xy = np.stack([table.floats(_X), table.floats(_Y)], axis=-1) * pixel_size
         score = table.floats(_SCORE) if _SCORE in table else np.full(len(xy), np.nan)
+        score = np.where(score == BY_HAND, np.nan, score)
         area = table.floats(_AREA) if _AREA in table else None
         eulers = None
         if all(label in table for label in _ANGLES):
             eulers = np.stack([table.floats(label) for label in _ANGLES], axis=-1)
         number = table.ints(_CLASS) if _CLASS in table else None
-        diameter = float(own.value(_DIAMETER)) if own is not None and _DIAMETER in own else np.nan
+        sizes = table.floats(_DIAMETER) if _DIAMETER in table else np.zeros(0)
     except ValueError as error:
         raise CorruptError(path, str(error)) from None
-    return Picks(xy.reshape(-1, 2), score, diameter if diameter > 0 else np.nan, area, eulers, number)
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0.0)]
+    diameter = float(np.median(sizes)) if len(sizes) else np.nan
+    return Picks(xy.reshape(-1, 2), score, diameter, area, eulers, number)
 
 
 def write_picks(path: Path, picks: Picks, pixel_size: float) -> None:
@@ -90,8 +92,7 @@ def write_picks(path: Path, picks: Picks, pixel_size: float) -> None:
         columns |= {label: picks.eulers[:, i].round(3) for i, label in enumerate(_ANGLES)}
     if picks.area is not None:
         columns[_AREA] = picks.area.round(1)
-    own: dict[str, Any] = {_PIXEL_SIZE: [pixel_size]}
     if np.isfinite(picks.diameter):
-        own[_DIAMETER] = [picks.diameter]
+        columns[_DIAMETER] = np.full(len(picks), round(picks.diameter, 2))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_star(path, {"": Table(columns), "weft": Table(own, loop=False)})
+    write_star(path, {"": Table(columns)})

@@ -88,8 +88,8 @@ def random_motion(settings: MovieSimulationSettings, rng: np.random.Generator) -
     last = sum(c[-1] * f.at(grid) for c, f in zip(courses, fields, strict=True))
     size = math.sqrt(float((np.asarray(last) ** 2).sum(axis=1).mean()))
     courses *= settings.local_motion / size
-    courses -= courses.mean(axis=1, keepdims=True)
-    return SpecimenMotion(drift - drift.mean(axis=0), courses, tuple(fields))
+    courses -= courses[:, :1]
+    return SpecimenMotion(drift - drift[0], courses, tuple(fields))
 
 
 def _drift(settings: MovieSimulationSettings, dose: Array, rng: np.random.Generator) -> Array:

@@ -43,6 +43,7 @@ class MotionStep(Step):
     """Fit the motion, write the average, its halves, the tracks and a thumbnail."""
 
     name = "motion"
+    version = 2
     kinds = ("movie", "tilt")
     sections: ClassVar[Mapping[str, type[Settings]]] = {"motion": MotionSettings, "average": AverageSettings}
     input_keys = (
@@ -71,6 +72,9 @@ class MotionStep(Step):
         frames, facts = job.shared("frames", lambda: read_movie(job))
         on = on_device(frames, job.device)
         motion = fit_motion(on, optics, job.settings.get(MotionSettings))
+        if job.record.kind == "tilt":
+            # what is aligned later is the specimen as it was during the exposure, not before
+            motion = motion.centred()
         # rounded as the record keeps it, so that all that is made from it agrees
         motion = MotionModel.from_dict(motion.to_dict())
         average = make_average(on, motion, optics, average_settings)
