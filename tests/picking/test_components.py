@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from weft.picking.components import PickingSettings, artefact_mask, find_particles
+from weft.picking.components import PickingSettings, artefact_mask, covering_discs, find_particles
 
 GRID = 8.0
 
@@ -29,7 +29,11 @@ def test_centroids_and_diameter() -> None:
         disc(image, x, y, 6.0)
     none = np.zeros(image.shape, dtype=bool)
     picks = find_particles(image, none, size_of(image), 0.5, 0.5, PickingSettings())
-    assert sorted(map(tuple, np.rint(picks.xy / GRID).astype(int).tolist())) == [(20, 30), (60, 40), (100, 70)]
+    assert sorted(map(tuple, np.rint(picks.xy / GRID).astype(int).tolist())) == [
+        (20, 30),
+        (60, 40),
+        (100, 70),
+    ]
     # discs of half the particles' radius: 2 × 6 px × 8 Å / 0.5, but for the area of a disc of pixels
     assert picks.diameter == pytest.approx(2 * 6 * GRID / 0.5, rel=0.05)
     assert picks.score == pytest.approx(0.95)
@@ -75,3 +79,21 @@ def test_nothing_there() -> None:
     picks = find_particles(image, image < 0, size_of(image), 0.5, 0.5, PickingSettings())
     assert len(picks) == 0
     assert math.isnan(picks.diameter)
+
+
+def test_discs_that_cover_a_mask() -> None:
+    rows, columns = np.indices((80, 100))
+    bead = np.hypot(rows - 20, columns - 30) <= 5.0
+    pair = (np.hypot(rows - 60, columns - 40) <= 5.0) | (np.hypot(rows - 60, columns - 49) <= 5.0)
+    film = columns > 75
+    xy, diameters = covering_discs(bead | pair | film, (100 * GRID, 80 * GRID), 200.0)
+    near = np.hypot(xy[:, 0] / GRID - 30, xy[:, 1] / GRID - 20) < 8
+    assert near.sum() == 1
+    np.testing.assert_allclose(xy[near][0], [30 * GRID, 20 * GRID], atol=GRID)
+    # the film is thicker than 200 Å and stays; all of the rest is covered
+    assert (xy[:, 0] < 75 * GRID).all()
+    left = bead | pair
+    for (x, y), diameter in zip(xy, diameters, strict=True):
+        left &= np.hypot(columns * GRID - x, rows * GRID - y) > 0.5 * diameter + GRID
+    assert not left.any()
+    assert len(covering_discs(film & False, (800.0, 640.0), 200.0)[0]) == 0

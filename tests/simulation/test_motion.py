@@ -33,7 +33,7 @@ def test_sizes_are_those_asked_for(seed):
     s = settings(drift=20.0, local_motion=2.0, jitter=0.0)
     motion = random_motion(s, np.random.default_rng(seed))
     tracks = motion.track(places(s))
-    np.testing.assert_allclose(tracks.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(tracks[0], 0.0, atol=1e-9)
     assert np.hypot(*(motion.drift[-1] - motion.drift[0])) == pytest.approx(20.0, rel=1e-6)
     local = tracks - tracks.mean(axis=1, keepdims=True)
     # the local motion is relative to the unexposed specimen; the first frame's middle has had some of it

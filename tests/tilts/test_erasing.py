@@ -217,3 +217,14 @@ def test_reference_series(reference_data: Path) -> None:
     # a third of the particles lies under a bead in a fifth of the tilts: measured 0.838 and 0.830
     assert after.correlation > before.correlation - 0.012
     assert after.at(60.0, 20.0) > before.at(60.0, 20.0) - 0.015
+
+
+def test_each_bead_may_have_its_own_size() -> None:
+    smooth, noise = background()
+    image = with_beads(smooth + noise, BEADS[:2])
+    sizes = torch.tensor([DIAMETER, 0.5 * DIAMETER])
+    _, mask = erase_beads(image, places(BEADS[:2]), sizes, PIXEL)
+    for (x, y), radius in zip(BEADS[:2], (RADIUS, 0.5 * RADIUS), strict=True):
+        rows, columns = torch.meshgrid(torch.arange(300), torch.arange(300), indexing="ij")
+        near = torch.hypot(columns - x, rows - y) < 40
+        assert int((mask & near).sum()) == pytest.approx(np.pi * radius**2, rel=0.03)

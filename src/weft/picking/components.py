@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from weft.picking.picks import Picks
 from weft.settings import Settings, setting
 
-__all__ = ["PickingSettings", "artefact_mask", "find_particles", "pixels_of"]
+__all__ = ["PickingSettings", "artefact_mask", "covering_discs", "find_particles", "pixels_of"]
 
 _Array = NDArray[np.float64]
 
@@ -80,6 +80,49 @@ def artefact_mask(probability: NDArray[np.floating], settings: PickingSettings) 
     keep[0] = False
     result: NDArray[np.bool_] = keep[labels]
     return result
+
+
+def covering_discs(
+    mask: NDArray[np.bool_], size: tuple[float, float], largest: float
+) -> tuple[_Array, _Array]:
+    """Discs that cover a mask, the thickest part first; one for each round component.
+
+    Parameters
+    ----------
+    mask : (y, x) bool array
+    size : (float, float)
+        Of the field, x and y, Å.
+    largest : float
+        Å; components that hold a larger disc are left out.
+
+    Returns
+    -------
+    xy : (n, 2) array
+        Å.
+    diameters : (n,) array
+        Å.
+    """
+    pixel = np.array([size[0] / mask.shape[1], size[1] / mask.shape[0]])
+    if mask.all():  # no border to measure from
+        return np.zeros((0, 2)), np.zeros(0)
+    # what reaches the border is supposed to go on behind it
+    thickness = ndimage.distance_transform_edt(mask, sampling=pixel[::-1])
+    labels, n = ndimage.label(mask, _NEIGHBOURS)
+    thickest = np.asarray(ndimage.maximum(thickness, labels, np.arange(n + 1)))
+    thickness[np.append(True, 2.0 * thickest[1:] > largest)[labels]] = 0.0
+    left = thickness > 0.0
+    rows, columns = np.indices(mask.shape)
+    places: list[tuple[float, float]] = []
+    diameters: list[float] = []
+    while left.any():
+        # one pixel may be half outside of a disc that ends on its centre
+        row, column = np.unravel_index(np.argmax(np.where(left, thickness, 0.0)), mask.shape)
+        radius = float(thickness[row, column])
+        away = np.hypot((rows - row) * pixel[1], (columns - column) * pixel[0])
+        left &= away > radius + 0.5 * float(pixel.mean())
+        places.append((float(column * pixel[0]), float(row * pixel[1])))
+        diameters.append(2.0 * radius)
+    return np.array(places, dtype=np.float64).reshape(-1, 2), np.array(diameters, dtype=np.float64)
 
 
 def find_particles(

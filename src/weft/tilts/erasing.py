@@ -14,6 +14,7 @@ Outside the discs not one pixel changes. docs/science/tomograms.md has the equat
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 
@@ -39,6 +40,18 @@ class BeadErasingSettings(Settings):
         False,
         "Fill gold beads with background before reconstruction, where the alignment has followed beads. "
         "Particles behind a bead lose contrast: off for averaging, on for looking and segmenting.",
+    )
+    find: Literal["alignment", "network"] = setting(
+        "alignment",
+        "How beads are known: those that the alignment has followed, or what the picking network takes for "
+        "an artefact in each image, also where there are no markers.",
+    )
+    largest: float = setting(
+        400.0,
+        "Artefacts of the network that are thicker than this are left: nothing could be put in their place.",
+        unit="Å",
+        gt=0.0,
+        le=5000.0,
     )
     margin: float = setting(1.2, "Radius of the discs that are filled, in radii of a bead.", ge=0.5, le=5.0)
     fringes: float = setting(
@@ -72,7 +85,7 @@ def fringe_width(wavelength: float, defocus: float) -> float:
 def erase_beads(
     image: torch.Tensor,
     places: torch.Tensor,
-    diameter: float,
+    diameter: float | torch.Tensor,
     pixel_size: float,
     settings: BeadErasingSettings | None = None,
     *,
@@ -87,7 +100,9 @@ def erase_beads(
         Counts, or anything else that is additive.
     places : (n, 2) tensor
         x, y of the beads: Å from the centre of the first pixel, in or outside the image.
-    diameter, pixel_size : float
+    diameter : float or (n,) tensor
+        Å, of all beads or of each.
+    pixel_size : float
         Å.
     settings : BeadErasingSettings, optional
         Its `erase` is for the caller.
@@ -114,15 +129,18 @@ def erase_beads(
     given = places.detach().to("cpu", torch.float64).reshape(-1, 2)
     if not bool(torch.isfinite(given).all()):
         raise ItemError("places of gold beads are not finite numbers: align the series again")
-    radius = (0.5 * diameter * settings.margin + settings.fringes * fringe) / pixel_size
-    if 2.0 * radius + 2.0 > min(height, width):
+    diameters = torch.as_tensor(diameter, dtype=torch.float64).expand(len(given))
+    radius = (0.5 * diameters * settings.margin + settings.fringes * fringe) / pixel_size
+    largest = float(radius.max()) if len(given) else 0.0
+    if 2.0 * largest + 2.0 > min(height, width):
         raise ItemError(
-            f"discs of {2.0 * radius * pixel_size:.0f} Å over gold beads of {diameter:g} Å do not fit "
-            f"into an image of {width}×{height} pixels of {pixel_size:g} Å: check the beads' diameter"
+            f"discs of {2.0 * largest * pixel_size:.0f} Å over gold beads of {float(diameters.max()):g} Å do "
+            f"not fit into an image of {width}×{height} pixels of {pixel_size:g} Å: check the beads' diameter"
         )
     x, y = (given / pixel_size).T
     reached = (x > -radius) & (y > -radius) & (x < width - 1 + radius) & (y < height - 1 + radius)
-    discs = [_Disc(image, float(u), float(v), radius) for u, v in zip(x[reached], y[reached])]
+    found = zip(x[reached].tolist(), y[reached].tolist(), radius[reached].tolist())
+    discs = [_Disc(image, u, v, r) for u, v, r in found]
     mask = torch.zeros(height, width, dtype=torch.bool, device=image.device)
     for disc in discs:
         mask[disc.rows, disc.columns] |= disc.inside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,11 @@ from weft.errors import ItemError
 from weft.formats import mrc, ome_zarr
 from weft.micrographs.deconvolution import DeconvolutionSettings
 from weft.physics.geometry import TiltGeometry
+from weft.picking.components import PickingSettings, artefact_mask, covering_discs
+from weft.picking.network import ARTEFACT
+from weft.picking.segmentation import segment
+from weft.session.config import SessionSettings
+from weft.session.picking import DEFAULT, model_file, network_of
 from weft.session.pictures import write_png
 from weft.session.step import Job, Step, StepResult
 from weft.session.tilt_contrast import stack_contrast
@@ -31,6 +37,8 @@ __all__ = ["STEP", "ReconstructStep", "volume_name"]
 
 #: How much of the specimen is averaged in a picture, Å.
 _PICTURE_THICKNESS = 50.0
+#: How the network's masks are made.
+_MASKS = PickingSettings()
 
 
 def volume_name(item: str, pixel_size: float) -> str:
@@ -50,6 +58,12 @@ class ReconstructStep(Step):
         "bead_erasing": BeadErasingSettings,
     }
     input_keys = ("voltage", "cs", "amplitude")
+
+    def files(self, settings: SessionSettings, root: Path) -> dict[str, Path]:
+        """The network, where it is to find beads."""
+        erasing = settings.get(BeadErasingSettings)
+        wanted = erasing.erase and erasing.find == "network"
+        return {"model": model_file(None, DEFAULT)} if wanted else {}
 
     def run(self, job: Job) -> StepResult:
         """See :class:`Step`."""
@@ -99,7 +113,7 @@ class ReconstructStep(Step):
 
 
 class _Beads:
-    """Takes the gold beads that the alignment has followed out of the images.
+    """Takes gold beads out of the images.
 
     Attributes
     ----------
@@ -107,33 +121,49 @@ class _Beads:
         Part of all images' area that was filled.
     """
 
-    def __init__(
-        self, settings: BeadErasingSettings, geometry: TiltGeometry, found: TiltAlignment, wavelength: float
-    ) -> None:
-        self._settings, self._geometry, self._wavelength = settings, geometry, wavelength
-        # markers count from the volume's centre
-        self._places = geometry.project(found.markers + 0.5 * geometry.volume_size)[..., :2]
-        self._diameter = 10.0 * found.extras["bead_diameter_nm"]
-        self._pixel_size = found.pixel_size
+    def __init__(self, job: Job, geometry: TiltGeometry, found: TiltAlignment) -> None:
+        self._settings = job.settings.get(BeadErasingSettings)
+        self._wavelength = job.settings.input.optics().wavelength
+        self._geometry, self._pixel_size = geometry, found.pixel_size
         self._areas: list[float] = []
+        self._known: dict[int, tuple[torch.Tensor, torch.Tensor | float]] = {}
+        if self._settings.find == "network":
+            self._model, self._network = network_of(model_file(None, DEFAULT), job.device)
+            return
+        # markers count from the volume's centre
+        places = geometry.project(found.markers + 0.5 * geometry.volume_size)[..., :2]
+        diameter = 10.0 * found.extras["bead_diameter_nm"]
+        self._known = {tilt: (of_tilt, diameter) for tilt, of_tilt in enumerate(places)}
 
     @classmethod
     def of(cls, job: Job, found: TiltAlignment, geometry: TiltGeometry) -> _Beads | None:
         """None where nothing is to be erased."""
         settings = job.settings.get(BeadErasingSettings)
-        if not settings.erase or found.method != "fiducials" or not len(found.markers):
+        followed = found.method == "fiducials" and len(found.markers) > 0
+        if not settings.erase or not (followed or settings.find == "network"):
             return None
-        return cls(settings, geometry, found, job.settings.input.optics().wavelength)
+        return cls(job, geometry, found)
 
     def fill(self, image: torch.Tensor, tilt: int, seed: int) -> torch.Tensor:
         """The image of a tilt without its beads; another seed gives other noise."""
         fringe = fringe_width(self._wavelength, float(self._geometry.defocus[tilt]))
-        places, settings = self._places[tilt], self._settings
+        if tilt not in self._known:
+            # the whole exposure comes before its halves
+            self._known[tilt] = self._seen(image)
+        places, diameter = self._known[tilt]
         image, mask = erase_beads(
-            image, places, self._diameter, self._pixel_size, settings, fringe=fringe, seed=seed
+            image, places, diameter, self._pixel_size, self._settings, fringe=fringe, seed=seed
         )
         self._areas.append(float(mask.float().mean()))
         return image
+
+    def _seen(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network takes for artefacts in an image, as discs."""
+        device = next(self._network.parameters()).device
+        seen = segment(image.to(device), self._pixel_size, self._model, self._network)
+        mask = artefact_mask(seen.probabilities[ARTEFACT], _MASKS)
+        places, diameters = covering_discs(mask, seen.size, self._settings.largest)
+        return torch.from_numpy(places), torch.from_numpy(diameters)
 
     @property
     def filled(self) -> float:
