@@ -104,6 +104,9 @@ def _compare(movie: Movie, truth: dict[str, Any]) -> dict[str, Any]:
     """Estimates beside the truth."""
     import numpy as np
 
+    from weft.picking.agreement import agreement
+    from weft.session.pick_files import read_picks
+
     def spread(difference: Any) -> float:
         # only the shape of a track counts: where a particle lies on average is the average's affair
         free = difference - difference.mean(axis=0, keepdims=True)
@@ -116,6 +119,9 @@ def _compare(movie: Movie, truth: dict[str, Any]) -> dict[str, Any]:
     defocus = truth["defocus"] + (xy - centre) @ np.array(truth["plane"])
     u, v, angle = (np.asarray(values, dtype=float) for values in movie.ctf.at(xy))
     turn = abs(float(np.mean(angle)) - truth["astig_angle"]) % 180.0
+    particles = np.array(truth["particles_xy"], dtype=float).reshape(-1, 2)
+    picks = read_picks(movie.paths["picks"], float(movie.metrics["pixel_size"]))
+    found = agreement(picks.xy, particles, 0.5 * float(truth["radius"]))
     return {
         "item": movie.name,
         "track_uncorrected": spread(tracks),
@@ -130,13 +136,18 @@ def _compare(movie: Movie, truth: dict[str, Any]) -> dict[str, Any]:
         "resolution": movie.metrics.get("resolution"),
         "tilt_true": float(np.degrees(np.arctan(np.hypot(*truth["plane"])))),
         "tilt": movie.metrics.get("tilt"),
+        "particles_true": found.particles,
+        "particles": found.picks,
+        "particles_f1": found.f1,
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "              track error (Å)   defocus (µm)   error  astigmatism (Å)  angle's   tilt (°)    fits",
-        "movie           before  after    true    fit     (Å)    true    fit     error  true  fit   to (Å)",
+        "              track error (Å)   defocus (µm)   error  astigmatism (Å)  angle's   tilt (°)    fits  "
+        "  particles",
+        "movie           before  after    true    fit     (Å)    true    fit     error  true  fit   to (Å)"
+        "  true found    F1",
     ]
     for row in rows:
         resolution = row["resolution"]
@@ -146,6 +157,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
             f"{row['astigmatism_true']:>8.0f}{row['astigmatism']:>7.0f}{row['angle_error']:>9.1f}°"
             f"{row['tilt_true']:>5.0f}{row['tilt'] or 0.0:>5.0f}"
             f"{f'{resolution:.1f}' if resolution else '-':>9}"
+            f"{row['particles_true']:>6}{row['particles']:>6}{row['particles_f1']:>6.2f}"
         )
-    lines.append("before: movement left uncorrected; errors are RMS over 25 places of the field")
+    lines.append(
+        "before: movement left uncorrected; errors are RMS over 25 places of the field; F1: of picks within half "
+        "a radius"
+    )
     return "\n".join(lines)

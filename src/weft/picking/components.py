@@ -18,7 +18,16 @@ from scipy.spatial import cKDTree
 from weft.picking.picks import Picks
 from weft.settings import Settings, setting
 
-__all__ = ["PickingSettings", "artefact_mask", "covering_discs", "find_particles", "pixels_of"]
+__all__ = [
+    "LOWEST",
+    "PickingSettings",
+    "artefact_mask",
+    "best_threshold",
+    "candidate_peaks",
+    "covering_discs",
+    "find_particles",
+    "pixels_of",
+]
 
 _Array = NDArray[np.float64]
 
@@ -26,6 +35,8 @@ _Array = NDArray[np.float64]
 #: the way from the threshold to 1.
 _LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
 _NEIGHBOURS = np.ones((3, 3), dtype=bool)
+#: Pixels less probable than this are never looked at.
+LOWEST = 0.15
 
 
 class PickingSettings(Settings):
@@ -36,7 +47,8 @@ class PickingSettings(Settings):
     )
     threshold: float | None = setting(
         None,
-        "Least probability of a particle's pixels; empty for the model's own.",
+        "Least probability of a particle's pixels; empty to choose it for each micrograph, so that picks are "
+        "expected to be most right (greatest F1).",
         ge=0.01,
         le=0.999,
     )
@@ -80,6 +92,47 @@ def artefact_mask(probability: NDArray[np.floating], settings: PickingSettings) 
     keep[0] = False
     result: NDArray[np.bool_] = keep[labels]
     return result
+
+
+def candidate_peaks(
+    probability: NDArray[np.floating], mask: NDArray[np.bool_], smallest: int
+) -> tuple[_Array, NDArray[np.int64]]:
+    """All that might be a particle: the greatest probability of each, and the row and column where it is."""
+    above = (probability >= LOWEST) & ~mask
+    labels, n = ndimage.label(above)
+    labels = _split(probability, labels, n, LOWEST, smallest)
+    areas = np.bincount(labels.ravel())
+    index = np.flatnonzero(areas >= smallest)
+    index = index[index > 0]
+    places = np.array(ndimage.maximum_position(probability, labels, index), dtype=np.int64).reshape(-1, 2)
+    return probability[places[:, 0], places[:, 1]].astype(np.float64), places
+
+
+def best_threshold(peaks: _Array, chances: _Array, least: float) -> float:
+    """The threshold at which picks are expected to have the greatest F1.
+
+    Of candidates whose chances to be particles are q, those above a threshold are picked: F1 is expected to
+    be 2 Σ q (picked) / (number picked + Σ q (all)). It is greatest where the last one that is picked has half
+    of that as its chance, so a weak micrograph gets a lower threshold than a clear one.
+
+    Parameters
+    ----------
+    peaks : (n,) array
+        Greatest probability of each candidate's pixels.
+    chances : (n,) array
+        That it is a particle.
+    least : float
+        No threshold is lower: else an empty micrograph would give its best noise.
+    """
+    order = np.argsort(-peaks, kind="stable")
+    peaks, chances = peaks[order], chances[order]
+    if not len(peaks) or peaks[0] <= least:
+        return least
+    expected = 2.0 * np.cumsum(chances) / (np.arange(1, len(peaks) + 1) + chances.sum())
+    best = int(np.argmax(expected))
+    # between the last one that is picked and the next
+    below = peaks[best + 1] if best + 1 < len(peaks) else LOWEST
+    return float(max(least, 0.5 * (peaks[best] + below)))
 
 
 def covering_discs(

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weft.picking.components import PickingSettings, artefact_mask, find_particles
+from weft.picking.components import (
+    PickingSettings,
+    artefact_mask,
+    best_threshold,
+    candidate_peaks,
+    find_particles,
+)
 from weft.picking.examples import normalised, on_grid
 from weft.picking.network import ARTEFACT, PARTICLE, PickingModel, SegmentationNetwork
 from weft.picking.picks import Picks
@@ -47,11 +53,14 @@ class Found:
         Where artefacts are, on the network's grid.
     size : (float, float)
         Of the field, x and y, Å.
+    threshold : float
+        Least probability of the particles' pixels.
     """
 
     picks: Picks
     mask: NDArray[np.bool_]
     size: tuple[float, float]
+    threshold: float
 
 
 def segment(
@@ -60,8 +69,8 @@ def segment(
     """Ask the network about a micrograph.
 
     The image is scaled to the network's pixels, normalised, and seen in tiles of 256 px that overlap by 64;
-    where they do, each counts the more the farther a pixel is from its border. Every tile is seen as it is
-    and turned by 180°, and the mean taken.
+    where they do, each counts the more the farther a pixel is from its border. Every tile is seen
+    in four orientations (as it is, turned by 180°, and both transposed), and the mean taken.
 
     Parameters
     ----------
@@ -97,9 +106,9 @@ def probabilities(image: torch.Tensor, network: SegmentationNetwork) -> torch.Te
     with torch.inference_mode():
         for y in rows:
             tiles = torch.stack([padded[y : y + sides[0], x : x + sides[1]] for x in columns])[:, None]
-            found = network(tiles).softmax(1) + network(tiles.flip(-1, -2)).softmax(1).flip(-1, -2)
+            found = _seen_around(tiles, network)
             for x, tile in zip(columns, found, strict=True):
-                total[:, y : y + sides[0], x : x + sides[1]] += 0.5 * tile * window
+                total[:, y : y + sides[0], x : x + sides[1]] += tile * window
                 weight[y : y + sides[0], x : x + sides[1]] += window
     return (total / weight)[:, :ny, :nx]
 
@@ -128,13 +137,28 @@ def pick(
     settings = settings or PickingSettings()
     seen = segment(image, pixel_size, model, network)
     mask = artefact_mask(seen.probabilities[ARTEFACT], settings)
-    threshold = model.threshold if settings.threshold is None else settings.threshold
+    particle = seen.probabilities[PARTICLE]
+    threshold = settings.threshold
+    if threshold is None:
+        peaks, _ = candidate_peaks(particle, mask, settings.smallest)
+        threshold = best_threshold(peaks, model.chance_of(peaks), model.threshold)
     if settings.diameter is None and model.diameter > 0.0:
         settings = settings.model_copy(update={"diameter": model.diameter})
-    picks = find_particles(
-        seen.probabilities[PARTICLE], mask, seen.size, threshold, model.label_scale, settings
-    )
-    return Found(picks, mask, seen.size)
+    picks = find_particles(particle, mask, seen.size, threshold, model.label_scale, settings)
+    return Found(picks, mask, seen.size, threshold)
+
+
+def _seen_around(tiles: torch.Tensor, network: SegmentationNetwork) -> torch.Tensor:
+    """(b, 1, y, x) -> (b, 3, y, x) probabilities, the mean of four orientations, whose errors differ."""
+    total = torch.zeros((), device=tiles.device)
+    for across in (False, True):
+        for turned in (False, True):
+            view = tiles.transpose(-1, -2) if across else tiles
+            view = view.flip(-1, -2) if turned else view
+            found = network(view.contiguous()).softmax(1)
+            found = found.flip(-1, -2) if turned else found
+            total = total + (found.transpose(-1, -2) if across else found)
+    return 0.25 * total
 
 
 def _starts(n: int, side: int) -> list[int]:

@@ -6,16 +6,26 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from scipy.spatial import cKDTree
 
 from weft.formats.atomic import atomic_write, atomic_write_bytes
-from weft.picking.agreement import Agreement, agreement
-from weft.picking.components import PickingSettings, artefact_mask, find_particles
+from weft.picking.agreement import Agreement, agreement, pairs_within
+from weft.picking.components import (
+    LOWEST,
+    PickingSettings,
+    artefact_mask,
+    best_threshold,
+    candidate_peaks,
+    find_particles,
+)
 from weft.picking.examples import Example, normalised
 from weft.picking.network import ARTEFACT, PARTICLE, PickingModel, SegmentationNetwork
 from weft.picking.segmentation import probabilities
@@ -24,6 +34,8 @@ from weft.session.example_files import read_example, simulate_examples
 from weft.settings import setting
 
 __all__ = ["HeldOut", "PretrainingSettings", "judge_model", "noisy", "pretrain"]
+
+_Array = NDArray[np.float64]
 
 #: Seeds of simulations: what the network learns from, and what it is judged by.
 _LEARNT, _HELD_OUT = 1, 2
@@ -51,7 +63,7 @@ class HeldOut:
     Attributes
     ----------
     threshold : float
-        At which the mean F1 was best.
+        The lowest with which the mean F1 was best.
     f1 : float
         Mean over micrographs.
     precision, recall : float
@@ -129,15 +141,12 @@ def pretrain(
         making.result()
     judged = [read_example(path) for path in sorted(held.glob("*.npz"))]
     model = trainer.model()
-    scores = judge_model(model, judged, device)
+    model, scores = judge_model(model, judged, device)
     particles = sum(len(example.xy) for example in examples.values())
-    model = trainer.model(
-        threshold=scores.threshold,
-        about={
-            "data": {"micrographs": len(examples), "particles": particles, "seed": _LEARNT},
-            "training": settings.model_dump(mode="json"),
-            "held_out": {"micrographs": len(judged), "seed": _HELD_OUT, **asdict(scores)},
-        },
+    model = model.with_about(
+        data={"micrographs": len(examples), "particles": particles, "seed": _LEARNT},
+        training=settings.model_dump(mode="json"),
+        held_out={"micrographs": len(judged), "seed": _HELD_OUT, **asdict(scores)},
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(output, model.to_bytes())
@@ -145,8 +154,10 @@ def pretrain(
     return model
 
 
-def judge_model(model: PickingModel, examples: Sequence[Example], device: str = "cpu") -> HeldOut:
-    """Judge a model by simulations: the threshold that suits it, and how well it does there.
+def judge_model(
+    model: PickingModel, examples: Sequence[Example], device: str = "cpu"
+) -> tuple[PickingModel, HeldOut]:
+    """Judge a model by simulations: what its probabilities are worth, and how well it does.
 
     A pick is right within half a radius of a particle. What the labels leave open counts neither way.
     """
@@ -154,12 +165,17 @@ def judge_model(model: PickingModel, examples: Sequence[Example], device: str = 
     settings = PickingSettings()
     seen = [_segment(network, example, i, device) for i, example in enumerate(examples)]
     masks = [artefact_mask(p[ARTEFACT], settings) for p in seen]
+    candidates = [
+        candidate_peaks(p[PARTICLE], mask, settings.smallest) for p, mask in zip(seen, masks, strict=True)
+    ]
+    model = replace(model, chances=_chances(candidates, examples))
     found: dict[float, list[Agreement]] = {}
-    for threshold in _THRESHOLDS:
-        found[threshold] = []
-        for p, mask, example in zip(seen, masks, examples, strict=True):
+    for least in _THRESHOLDS:
+        found[least] = []
+        for p, mask, (peaks, _), example in zip(seen, masks, candidates, examples, strict=True):
+            threshold = best_threshold(peaks, model.chance_of(peaks), least)
             picks = find_particles(p[PARTICLE], mask, example.size, threshold, model.label_scale, settings)
-            found[threshold].append(_judged(picks.xy, example))
+            found[least].append(_judged(picks.xy, example))
     best = max(_THRESHOLDS, key=lambda t: float(np.mean([a.f1 for a in found[t]])))
     total = sum(found[best][1:], found[best][0])
     dirt = sum(int(e.artefact.sum()) for e in examples)
@@ -167,7 +183,30 @@ def judge_model(model: PickingModel, examples: Sequence[Example], device: str = 
     covered = sum(int((m & e.artefact).sum()) for m, e in zip(masks, examples, strict=True))
     wasted = sum(int((m & ~e.artefact).sum()) for m, e in zip(masks, examples, strict=True))
     f1 = float(np.mean([a.f1 for a in found[best]]))
-    return HeldOut(best, f1, total.precision, total.recall, covered / max(1, dirt), wasted / max(1, clean))
+    scores = HeldOut(best, f1, total.precision, total.recall, covered / max(1, dirt), wasted / max(1, clean))
+    return replace(model, threshold=best), scores
+
+
+def _chances(
+    candidates: Sequence[tuple[_Array, NDArray[np.int64]]], examples: Sequence[Example]
+) -> tuple[tuple[float, float], ...]:
+    """How often candidates are particles, rising with their greatest probability."""
+    peaks: list[_Array] = []
+    right: list[NDArray[np.bool_]] = []
+    for (found, places), example in zip(candidates, examples, strict=True):
+        step = example.size[0] / example.image.shape[1]
+        known = _known(places[:, ::-1] * step, example)
+        hits = np.zeros(len(found), dtype=bool)
+        truth = np.asarray(example.xy, dtype=np.float64)
+        hits[pairs_within(places[:, ::-1] * step, truth, 0.35 * example.diameter)[:, 0]] = True
+        peaks.append(found[known])
+        right.append(hits[known])
+    peak, hit = np.concatenate(peaks), np.concatenate(right).astype(np.float64)
+    order = np.argsort(peak)
+    rising = isotonic_regression(hit[order]).x
+    known_at = np.linspace(LOWEST, 1.0, 18)
+    chance = np.interp(known_at, peak[order], rising)
+    return tuple((round(float(p), 3), round(float(c), 4)) for p, c in zip(known_at, chance, strict=True))
 
 
 def noisy(example: Example, seed: int) -> torch.Tensor:
@@ -184,16 +223,23 @@ def _segment(network: SegmentationNetwork, example: Example, seed: int, device: 
     return probabilities(noisy(example, seed).to(device), network).cpu().numpy()
 
 
-def _judged(xy: np.ndarray[Any, np.dtype[np.float64]], example: Example) -> Agreement:
+def _judged(xy: _Array, example: Example) -> Agreement:
     """Picks in what the labels leave open are no picks."""
-    if len(example.unknown) and len(xy):
-        unknown = np.asarray(example.unknown, dtype=np.float64)
-        to_known = np.full(len(xy), np.inf)
-        if len(example.xy):
-            to_known = np.linalg.norm(xy[:, None] - example.xy[None], axis=-1).min(1)
-        inside = (np.linalg.norm(xy[:, None] - unknown[None, :, :2], axis=-1) < unknown[:, 2]).any(1)
-        xy = xy[~(inside & (to_known > 0.25 * example.diameter))]
+    xy = xy[_known(xy, example)]
     return agreement(xy, np.asarray(example.xy, dtype=np.float64), 0.25 * example.diameter)
+
+
+def _known(xy: _Array, example: Example) -> NDArray[np.bool_]:
+    """Which places the truth says something about."""
+    if not len(example.unknown) or not len(xy):
+        return np.ones(len(xy), dtype=bool)
+    unknown = np.asarray(example.unknown, dtype=np.float64)
+    to_known = np.full(len(xy), np.inf)
+    if len(example.xy):
+        to_known = cKDTree(np.asarray(example.xy, dtype=np.float64)).query(xy)[0]
+    inside = (np.linalg.norm(xy[:, None] - unknown[None, :, :2], axis=-1) < unknown[:, 2]).any(1)
+    result: NDArray[np.bool_] = ~(inside & (to_known > 0.25 * example.diameter))
+    return result
 
 
 def _look(folder: Path, examples: dict[Path, Example]) -> None:

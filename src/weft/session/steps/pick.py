@@ -52,6 +52,7 @@ class PickStep(Step):
             "particles": len(picks),
             "particle_diameter": round(picks.diameter, 1) if np.isfinite(picks.diameter) else None,
             "pick_score": round(float(picks.score.mean()), 4) if len(picks) else None,
+            "pick_threshold": round(found.threshold, 4),
             "artefacts": round(float(found.mask.mean()), 5),
         }
         return StepResult(metrics, outputs)
