@@ -9,17 +9,18 @@ import typer
 
 from weft.cli.options import SessionArgument, settings_options
 from weft.session.alignment_import import AlignmentImportSettings
+from weft.session.pick_conversion import PickImportSettings
 
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Take in what other programs have found: alignments of tilt series, projects of Warp.",
+    help="Take in what other programs have found: picks, alignments of tilt series, projects of Warp.",
 )
 
 
 @app.callback()
 def _group() -> None:
-    """Take in what other programs have found: alignments of tilt series, projects of Warp."""
+    """Take in what other programs have found: picks, alignments of tilt series, projects of Warp."""
 
 
 @app.command()
@@ -81,5 +82,48 @@ def warp(
     from weft.session.warp_import import import_warp
 
     report = import_warp(session, project, only)
+    typer.echo(report.describe())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+@settings_options(PickImportSettings, skip={"flip_y"})
+def picks(
+    session: SessionArgument,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="Files of RELION, Warp, crYOLO, EMAN, topaz, XMIPP or cryoSPARC, or folders of one kind.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="What to call them in the session; the program's name by default.", show_default=False
+        ),
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="GLOB", help="Only items whose name matches.")] = None,
+    flip_y: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip-y/--no-flip-y",
+            help="Those micrographs are upside down against Weft's, as cryoSPARC's of TIFF movies are.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Any = None,
+) -> None:
+    """Take in particles that another program has picked in the same micrographs.
+
+    Micrographs are matched with movies by their names; additions such as _aligned_mic_DW do not matter.
+    """
+    from weft.session.pick_import import import_picks
+    from weft.session.session import open as open_session
+
+    report = import_picks(
+        open_session(session), paths, PickImportSettings(flip_y=flip_y, **settings), name=name, only=only
+    )
     typer.echo(report.describe())
     raise typer.Exit(report.exit_code)
