@@ -36,7 +36,7 @@ _Array = NDArray[np.float64]
 _LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
 _NEIGHBOURS = np.ones((3, 3), dtype=bool)
 #: Pixels less probable than this are never looked at.
-LOWEST = 0.15
+LOWEST = 0.06
 
 
 class PickingSettings(Settings):

@@ -39,7 +39,7 @@ _Array = NDArray[np.float64]
 
 #: Seeds of simulations: what the network learns from, and what it is judged by.
 _LEARNT, _HELD_OUT = 1, 2
-_THRESHOLDS = tuple(round(0.2 + 0.05 * i, 2) for i in range(15))
+_THRESHOLDS = tuple(round(0.08 + 0.02 * i, 2) for i in range(22))
 #: Steps between looks into the folder for new micrographs, and between files from which to go on.
 _LOOK, _KEEP = 50, 100
 
@@ -204,7 +204,7 @@ def _chances(
     peak, hit = np.concatenate(peaks), np.concatenate(right).astype(np.float64)
     order = np.argsort(peak)
     rising = isotonic_regression(hit[order]).x
-    known_at = np.linspace(LOWEST, 1.0, 18)
+    known_at = np.concatenate([np.linspace(LOWEST, 0.3, 9), np.linspace(0.35, 1.0, 14)])
     chance = np.interp(known_at, peak[order], rising)
     return tuple((round(float(p), 3), round(float(c), 4)) for p, c in zip(known_at, chance, strict=True))
 
