@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from weft.cli.export_particles import particles
 from weft.cli.options import SessionArgument, settings_options
-from weft.cli.progress import duration
+from weft.cli.progress import counted
 from weft.session.particle_export_settings import ParticleExportSettings
 
 ProjectOption = Annotated[
@@ -20,25 +19,8 @@ ProjectOption = Annotated[
 
 OnlyOption = Annotated[str | None, typer.Option(metavar="GLOB", help="Only series whose name matches.")]
 
-_EVERY = 5.0  # seconds between two lines of progress
-
-
-def _counted(what: str) -> Callable[[int, int], None]:
-    """Says how many are done, at what rate, and when the rest will be."""
-    begin = last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _EVERY and done < total:
-            last, each = now, (now - begin) / done
-            left = duration(each * (total - done))
-            typer.echo(f"[{done}/{total}] {what} ({60.0 / each:.0f}/min, {left} left)", err=True)
-
-    return show
-
-
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Write results for other programs.")
+app.command()(particles)
 
 
 @app.command()
@@ -198,11 +180,56 @@ def subtomograms(
         only=only,
         project=project,
         device=resolve_device(device),
-        progress=_counted("particles"),
+        progress=counted("particles"),
     )
     for line in (*report.problems, *report.notes):
         typer.echo(line)
     for why, count in report.skipped.items():
         typer.echo(f"{count} particles left out: {why}")
     typer.echo(f"{report.count} particles of {len(report.written)} tomograms: {report.path or output}")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def cryosparc(
+    session: SessionArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
+    particles: Annotated[
+        Path | None,
+        typer.Option(help="particles.star of `weft export particles`, or its folder.", show_default=False),
+    ] = None,
+    dark: Annotated[
+        bool, typer.Option("--dark", help="The particles' images were not inverted: particles are dark.")
+    ] = False,
+) -> None:
+    """Selected micrographs with their CTF, and particles, for cryoSPARC's Import Result Group."""
+    from weft.session.cryosparc_export import export_cryosparc
+    from weft.session.session import open as open_session
+
+    report = export_cryosparc(open_session(session), output, particles=particles, dark=dark)
+    typer.echo(report.describe())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def picks(
+    session: SessionArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
+    picks: Annotated[
+        str | None,
+        typer.Option(help="Which, by the folder in picks/; not needed if there is one.", show_default=False),
+    ] = None,
+    box: Annotated[
+        float | None,
+        typer.Option(metavar="A", help="Write EMAN's .box files with boxes of this side instead, in Å."),
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="GLOB", help="Only items whose name matches.")] = None,
+    project: ProjectOption = None,
+) -> None:
+    """Particle coordinates as RELION's autopick.star with a file for each micrograph, or as boxes."""
+    from weft.session.pick_export import export_picks
+    from weft.session.session import open as open_session
+
+    report = export_picks(open_session(session), output, picker=picks, box=box, only=only, project=project)
+    typer.echo(report.describe())
     raise typer.Exit(report.exit_code)

@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from weft.session.running import Progress, RunReport
 
-__all__ = ["duration", "show_progress", "summary"]
+__all__ = ["counted", "duration", "show_progress", "summary"]
+
+_EVERY = 5.0  # seconds between two lines of progress
 
 
 def duration(seconds: float) -> str:
@@ -113,3 +117,18 @@ def summary(report: RunReport, root: Path) -> str:
     tables = [root / name for name in ("tomograms.star", "micrographs.star")]
     lines.append(f"table: {next((path for path in tables if path.exists()), tables[-1])}")
     return "\n".join(lines)
+
+
+def counted(what: str) -> Callable[[int, int], None]:
+    """Says how many are done, at what rate, and when the rest will be."""
+    begin = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _EVERY and done < total:
+            last, each = now, (now - begin) / done
+            left = duration(each * (total - done))
+            typer.echo(f"[{done}/{total}] {what} ({60.0 / each:.0f}/min, {left} left)", err=True)
+
+    return show

@@ -93,7 +93,8 @@ class Expectations:
         for name, basis in self.bases.items():
             step = all_steps()[name]
             if kind in step.kinds:
-                after = {before: out[before] for before in step.after}
+                # what the settings do not ask for is not waited for
+                after = {before: out[before] for before in step.after if before in out}
                 # the same step does other things to a tilt than to a movie
                 of_kind = {"kind": kind} if kind == "tilt" else {}
                 out[name] = fingerprint({**basis, **of_kind, "source": content, "after": after})
@@ -145,7 +146,7 @@ def states_under(
         if done is None:
             out[name] = StepState("new", again=True)
         elif done.fingerprint != wanted:
-            before = [n for n in step.after if out[n].state != "done"]
+            before = [n for n in step.after if n in out and out[n].state != "done"]
             if source.content != record.input.content:
                 of_series = "its tilts have changed"
                 reason = of_series if record.kind == "series" else "the input file has changed"
@@ -162,7 +163,7 @@ def states_under(
             out[name] = StepState("failed", error.message if error else "", again=not fault)
         elif missing := [path for path in done.outputs.values() if not there(path)]:
             out[name] = StepState("stale", f"{missing[0]} is missing", again=True)
-        elif any(out[n].state != "done" for n in step.after):
+        elif any(out[n].state != "done" for n in step.after if n in out):
             out[name] = StepState("stale", f"{', '.join(step.after)} must run first", again=True)
         else:
             out[name] = StepState("done")

@@ -13,6 +13,7 @@ from weft.session.config import SessionSettings
 from weft.session.discovery import find_movies, name_items, natural_key
 from weft.session.items import Item, Movie
 from weft.session.lock import SessionLock
+from weft.session.particle_parts import write_session_particles
 from weft.session.plan import StepState, item_state, step_states
 from weft.session.records import Record, RecordStore
 from weft.session.running import Progress, RunReport, run
@@ -240,7 +241,7 @@ class Session:
     # ------------------------------------------------------------------ tables
 
     def write_tables(self, records: Mapping[str, Record]) -> None:
-        """Write micrographs.star, its like for what was selected and preprocessed, and tomograms.star."""
+        """Write micrographs.star, its like for what was selected and preprocessed, particles.star, tomograms.star."""
         write_tomograms_star(self.root / "tomograms.star", records.values(), self.root)
         if records and all(record.kind != "movie" for record in records.values()):
             return  # tilts are no micrographs
@@ -250,10 +251,13 @@ class Session:
             write_micrographs_star(prepared, records.values(), self.root, prepared=True)
         else:
             prepared.unlink(missing_ok=True)
+        chosen = list(records.values())
         if (self.root / "selection.json").exists():
             verdicts = self.selection.judge({name: record.metrics for name, record in records.items()})
             chosen = [record for name, record in records.items() if verdicts[name].selected]
             write_micrographs_star(self.root / "micrographs_selected.star", chosen, self.root)
+        if any("particles" in record.steps for record in records.values()):
+            write_session_particles(self.root, chosen)
 
     def reindex(self) -> int:
         """Make index.sqlite and the tables again from the records; the number of items.
