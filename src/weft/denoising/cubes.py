@@ -1,9 +1,12 @@
-"""Cubes of volumes: where they are drawn, how they may be turned, and how they are joined again."""
+"""Cubes of volumes and squares of images: how they may be turned, and how they are joined again.
+
+Everything here takes images (y, x) as well as volumes (z, y, x); what is said of cubes holds for squares.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +19,14 @@ from weft.errors import ItemError
 __all__ = [
     "FLIPS",
     "ROTATIONS",
+    "SQUARES",
+    "WORDS",
     "Scale",
     "Span",
     "Turn",
     "Volume",
     "Wedge",
+    "Words",
     "joined",
     "read_cube",
     "same_shape",
@@ -28,12 +34,40 @@ __all__ = [
     "spans",
 ]
 
-#: (z, y, x) of any real type; a memory map is read a piece at a time.
+#: (z, y, x), or (y, x), of any real type; a memory map is read a piece at a time.
 Volume = NDArray[Any]
 #: Edge of the blocks that the places of cubes are weighted by.
 BLOCK = 8
 #: Voxels that scale and centre are taken from, at most.
 _SAMPLE = 1 << 21
+
+
+@dataclass(frozen=True)
+class Words:
+    """What messages call things.
+
+    Attributes
+    ----------
+    thing, things : str
+    points : str
+    remedy : str
+        What to do about one that is spoilt.
+    key : str
+        The setting that names a trained model.
+    """
+
+    thing: str
+    things: str
+    points: str
+    remedy: str
+    key: str
+
+
+#: By the number of dimensions.
+WORDS = {
+    2: Words("micrograph", "halves", "pixels", "average it again", "denoising.model"),
+    3: Words("tomogram", "half maps", "voxels", "reconstruct it again", "tomogram_denoising.model"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,22 +90,24 @@ class Scale:
             Where there is nothing, or something that is no number.
         """
         shape = volumes[0].shape
-        every = max(1, round((len(volumes) * np.prod(shape, dtype=float) / _SAMPLE) ** (1 / 3)))
+        every = max(1, round((len(volumes) * np.prod(shape, dtype=float) / _SAMPLE) ** (1 / len(shape))))
         first = every // 2
+        some = (slice(first, None, every),) * (len(shape) - 1)
         values = np.concatenate(
             [
-                np.asarray(volume[z, first::every, first::every], np.float32).ravel()
+                np.asarray(volume[z][some], np.float32).ravel()
                 for volume in volumes
                 for z in range(min(first, shape[0] - 1), shape[0], every)
             ]
         )
         values = values[values != 0.0]
+        words = WORDS[len(shape)]
         if not np.isfinite(values).all():
-            raise ItemError("the tomogram holds values that are not finite; reconstruct it again")
+            raise ItemError(f"the {words.thing} holds values that are not finite; {words.remedy}")
         centre = float(np.median(values)) if len(values) else 0.0
         spread = 1.4826 * float(np.median(np.abs(values - centre))) if len(values) else 0.0
         if spread <= 1e-6 * abs(centre) or spread == 0.0:
-            raise ItemError("the tomogram is constant: there is nothing to be denoised; reconstruct it again")
+            raise ItemError(f"the {words.thing} is constant: there is nothing to be denoised; {words.remedy}")
         return cls(centre, spread)
 
     def normalised(self, values: NDArray[Any] | torch.Tensor) -> torch.Tensor:
@@ -82,36 +118,40 @@ class Scale:
 
 @dataclass(frozen=True)
 class Turn:
-    """One of the 48 ways in which a cube can be laid on itself.
+    """One of the 48 ways in which a cube can be laid on itself, or of the 8 of a square.
 
     Attributes
     ----------
-    axes : (int, int, int)
-        New axis i is the old axis ``axes[i]``, z, y, x.
-    flipped : (bool, bool, bool)
+    axes : tuple of int
+        New axis i is the old axis ``axes[i]``, [z,] y, x.
+    flipped : tuple of bool
         New axes that run the other way.
     """
 
-    axes: tuple[int, int, int]
-    flipped: tuple[bool, bool, bool]
+    axes: tuple[int, ...]
+    flipped: tuple[bool, ...]
 
     def of_cubes(self, cubes: torch.Tensor) -> torch.Tensor:
-        """(..., z, y, x), turned."""
-        lead = cubes.ndim - 3
+        """(..., [z,] y, x), turned."""
+        lead = cubes.ndim - len(self.axes)
         out = cubes.permute(*range(lead), *(lead + axis for axis in self.axes))
-        return out.flip([lead + i for i in range(3) if self.flipped[i]])
+        return out.flip([lead + i for i, flip in enumerate(self.flipped) if flip])
 
-    def of_vector(self, vector: Sequence[float]) -> tuple[float, float, float]:
-        """z, y, x, turned with the cube."""
-        z, y, x = (-vector[a] if flip else vector[a] for a, flip in zip(self.axes, self.flipped, strict=True))
-        return (z, y, x)
+    def of_vector(self, vector: Sequence[float]) -> tuple[float, ...]:
+        """[z,] y, x, turned with the cube."""
+        return tuple(-vector[a] if flip else vector[a] for a, flip in zip(self.axes, self.flipped))
 
 
-_WAYS = list(itertools.product((False, True), repeat=3))
+def _turns(dims: int, orders: Iterable[tuple[int, ...]]) -> list[Turn]:
+    return [Turn(order, ways) for order in orders for ways in itertools.product((False, True), repeat=dims)]
+
+
 #: The eight that leave the missing wedge where it is: Weft's volumes have their tilt axis along y.
-FLIPS = [Turn((0, 1, 2), (a, b, c)) for a, b, c in _WAYS]
-#: All 48.
-ROTATIONS = [Turn((i, j, k), (a, b, c)) for i, j, k in itertools.permutations(range(3)) for a, b, c in _WAYS]
+FLIPS = _turns(3, [(0, 1, 2)])
+#: All 48 of a cube.
+ROTATIONS = _turns(3, itertools.permutations(range(3)))
+#: All eight of a square.
+SQUARES = _turns(2, itertools.permutations(range(2)))
 
 
 @dataclass(frozen=True)
@@ -141,27 +181,26 @@ class Wedge:
 
 
 def read_cube(volume: Volume, corner: Sequence[int], side: int) -> NDArray[Any]:
-    """The cube (side, side, side) that begins at a voxel z, y, x."""
-    z, y, x = corner
-    return np.ascontiguousarray(volume[z : z + side, y : y + side, x : x + side])
+    """The cube of this side that begins at a voxel [z,] y, x."""
+    return np.ascontiguousarray(volume[tuple(slice(first, first + side) for first in corner)])
 
 
 def same_shape(volumes: Sequence[Volume]) -> None:
-    """Complain about maps that do not fit each other."""
-    shapes = {volume.shape for volume in volumes}
-    if len(shapes) != 1 or len(shapes.pop()) != 3:
+    """Complain about halves that do not fit each other."""
+    words = WORDS.get(volumes[0].ndim, WORDS[3])
+    if len({volume.shape for volume in volumes}) != 1 or volumes[0].ndim not in WORDS:
         raise ItemError(
-            f"the half maps have the shapes {' and '.join(str(v.shape) for v in volumes)}: they must be of "
-            "one tomogram; reconstruct it again"
+            f"the {words.things} have the shapes {' and '.join(str(v.shape) for v in volumes)}: they must be "
+            f"of one {words.thing}; {words.remedy}"
         )
 
 
 def signal_map(pair: tuple[Volume, Volume], scale: Scale, clip: float) -> torch.Tensor:
-    """Where the halves have something in common: the mean of their product in blocks of 8³ voxels.
+    """Where the halves have something in common: the mean of their product in blocks of 8 voxels' side.
 
     Returns
     -------
-    (z, y, x) float32
+    ([z,] y, x) float32
         Of whole blocks.
 
     Raises
@@ -169,16 +208,19 @@ def signal_map(pair: tuple[Volume, Volume], scale: Scale, clip: float) -> torch.
     ItemError
         For a value that is no number.
     """
-    nz, ny, nx = (n // BLOCK for n in pair[0].shape)
-    out = torch.empty(nz, ny, nx)
-    for z in range(nz):
+    count = [n // BLOCK for n in pair[0].shape]
+    out = torch.empty(count)
+    across = tuple(slice(BLOCK * n) for n in count[1:])
+    divided = [BLOCK, *itertools.chain.from_iterable((n, BLOCK) for n in count[1:])]
+    for row in range(count[0]):
         a, b = (
-            scale.normalised(v[BLOCK * z : BLOCK * (z + 1), : BLOCK * ny, : BLOCK * nx]).clamp_(-clip, clip)
+            scale.normalised(v[(slice(BLOCK * row, BLOCK * (row + 1)), *across)]).clamp_(-clip, clip)
             for v in pair
         )
-        out[z] = (a * b).reshape(BLOCK, ny, BLOCK, nx, BLOCK).mean((0, 2, 4))
+        out[row] = (a * b).reshape(divided).mean(tuple(range(0, len(divided), 2)))
     if not bool(torch.isfinite(out).all()):
-        raise ItemError("the half tomograms hold values that are not finite; reconstruct them again")
+        words = WORDS[pair[0].ndim]
+        raise ItemError(f"the half {words.thing}s hold values that are not finite; {words.remedy}")
     return out
 
 

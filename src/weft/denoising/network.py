@@ -87,7 +87,7 @@ class UNet(nn.Module):
 
     def __init__(self, dims: int, channels: Sequence[int]) -> None:
         super().__init__()
-        self.dims = dims
+        self.dims, self.channels = dims, tuple(channels)
         #: Sizes of images must be multiples of this.
         self.stride = 2 ** len(channels)
         #: How far away a pixel can have an influence.
@@ -166,6 +166,14 @@ class Denoiser:
     losses : tuple of Loss
     sources : tuple of str
         What it was trained on.
+    deconvolution : mapping, optional
+        Of micrographs: strength, fall-off and high-pass of the deconvolution that they had before; None for
+        none.
+    plain : bool
+        Whether it knows micrographs without it, too.
+    mixing : tuple, optional
+        What input and result are worth at each frequency (:mod:`weft.denoising.mixing`), where there are no
+        halves to tell.
     """
 
     state: Mapping[str, torch.Tensor] = field(repr=False)
@@ -177,6 +185,9 @@ class Denoiser:
     steps: int
     losses: tuple[Loss, ...]
     sources: tuple[str, ...] = ()
+    deconvolution: Mapping[str, float] | None = None
+    plain: bool = True
+    mixing: tuple[tuple[float, ...], ...] | None = None
 
     def network(self, device: torch.device | str = "cpu") -> UNet:
         """Ready for use."""
@@ -215,6 +226,8 @@ class Denoiser:
             about = json.loads(header["denoiser"])
             about["losses"] = tuple(Loss(**loss) for loss in about["losses"])
             about["channels"], about["sources"] = tuple(about["channels"]), tuple(about["sources"])
+            if about.get("mixing") is not None:
+                about["mixing"] = tuple(tuple(weights) for weights in about["mixing"])
             found = cls(state=state, **about)
             found.network()
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

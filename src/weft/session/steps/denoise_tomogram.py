@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 
 from weft.denoising.cubes import Wedge
-from weft.denoising.network import Denoiser
 from weft.denoising.training import TrainingPair, train
 from weft.denoising.volumes import TomogramDenoisingSettings, denoise
-from weft.errors import ItemError, SettingsError
+from weft.errors import ItemError
 from weft.formats import mrc
 from weft.formats.atomic import atomic_write_bytes
 from weft.session.config import SessionSettings
+from weft.session.denoising import read_model
 from weft.session.pictures import write_png
 from weft.session.records import Record
 from weft.session.step import Job, Step, StepResult, inside
@@ -26,7 +26,7 @@ from weft.tilts.alignment import TiltAlignment
 from weft.tilts.slices import slice_picture
 from weft.tilts.volumes import Spectator
 
-__all__ = ["STEP", "DenoiseTomogramStep", "half_maps", "read_model"]
+__all__ = ["STEP", "DenoiseTomogramStep", "half_maps"]
 
 #: How much of the specimen is averaged in a picture, Å: as in the tomogram's own.
 _PICTURE_THICKNESS = 50.0
@@ -63,7 +63,7 @@ class DenoiseTomogramStep(Step):
         pair, pixel_size = half_maps(job.root, job.record)
         outputs = {}
         if settings.model:
-            model = read_model(inside(job.root, settings.model))
+            model = read_model(inside(job.root, settings.model), dims=3)
         else:
             model = train([pair], pixel_size, settings, job.device)
             outputs["denoiser"] = f"models/denoise/{job.item}.safetensors"
@@ -115,26 +115,6 @@ def half_maps(root: Path, record: Record) -> tuple[TrainingPair, float]:
     first, last = (found.geometry.matrices[i, 2].tolist() for i in (order[0], order[-1]))
     wedge = Wedge((first[2], first[1], first[0]), (last[2], last[1], last[0]))
     return TrainingPair(even, odd, record.item, wedge), float(record.metrics["tomogram_pixel_size"])
-
-
-def read_model(path: Path) -> Denoiser:
-    """A trained model.
-
-    Raises
-    ------
-    SettingsError
-        If it cannot be read.
-    RequestError
-        If it is something else.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SettingsError(
-            f"tomogram_denoising.model: {path} cannot be read ({error.strerror}); make one with "
-            "`weft denoise train`, or leave it empty"
-        ) from None
-    return Denoiser.from_bytes(data, str(path))
 
 
 STEP = DenoiseTomogramStep()

@@ -1,0 +1,114 @@
+"""Denoise: a copy of the average without its noise, by the network that ships or by one that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from weft.defocus.micrograph import CTFModel
+from weft.denoising.micrographs import (
+    DEFAULT_MODEL,
+    ImageCTF,
+    MicrographDenoisingSettings,
+    deconvolution_of,
+    default_model,
+    denoise_micrograph,
+    prepared,
+)
+from weft.denoising.network import Denoiser
+from weft.formats import mrc
+from weft.movies.average import AverageSettings
+from weft.physics.fourier import resize
+from weft.session.config import SessionSettings
+from weft.session.denoising import read_model
+from weft.session.pictures import thumbnail, write_png
+from weft.session.records import Record
+from weft.session.step import Job, Step, StepResult, inside
+from weft.settings import Settings
+
+__all__ = ["STEP", "DenoiseMicrographStep", "image_ctf", "model_of"]
+
+
+class DenoiseMicrographStep(Step):
+    """Write ``denoised/<item>.mrc`` and a picture of it."""
+
+    name = "denoise_micrograph"
+    after = ("motion", "ctf")
+    sections: ClassVar[Mapping[str, type[Settings]]] = {"denoising": MicrographDenoisingSettings}
+    input_keys = ("voltage", "cs", "amplitude")
+
+    def wanted(self, settings: SessionSettings) -> bool:
+        """See :class:`Step`."""
+        return settings.get(MicrographDenoisingSettings).write
+
+    def reads(self, settings: SessionSettings) -> dict[str, Any]:
+        """See :class:`Step`; how networks are trained does not matter to a trained one."""
+        out = super().reads(settings)
+        section = out["denoising"]
+        out["denoising"] = {key: section[key] for key in ("write", "model", "deconvolve", "full_size")}
+        return out
+
+    def files(self, settings: SessionSettings, root: Path) -> dict[str, Path]:
+        """The trained model."""
+        model = settings.get(MicrographDenoisingSettings).model
+        return {} if model == DEFAULT_MODEL else {"model": inside(root, model)}
+
+    def run(self, job: Job) -> StepResult:
+        """See :class:`Step`."""
+        settings = job.settings.get(MicrographDenoisingSettings)
+        model = model_of(settings, job.root)
+        deconvolution = deconvolution_of(model, settings.deconvolve)
+        ctf = image_ctf(job.record, job.settings)
+        own = float(job.record.metrics["pixel_size"])
+        halves = {"even", "odd"} <= set(job.record.steps["motion"].outputs)
+        images = []
+        for name in ("even", "odd") if halves else ("average",):
+            image = torch.from_numpy(np.asarray(mrc.read(job.output("motion", name))[0], dtype=np.float32))
+            shape = (image.shape[0], image.shape[1])
+            small, pixel_size = prepared(image.to(job.device), own, model.pixel_size, ctf, deconvolution)
+            images.append(small)
+        out = denoise_micrograph(images, model, pixel_size, job.device).cpu()
+        picture = thumbnail(out)
+        if settings.full_size:
+            out, pixel_size = resize(out, shape), own
+        path = f"denoised/{job.item}.mrc"
+        dtype = np.float16 if job.settings.get(AverageSettings).float16 else np.float32
+        mrc.write(job.place(path), out.numpy(), pixel_size, dtype=dtype)
+        shown = write_png(job, f"denoised/{job.item}.png", picture)
+        about = {
+            "trained_on": "simulations" if settings.model == DEFAULT_MODEL else len(model.sources),
+            "halves": halves,
+            "deconvolved": deconvolution is not None,
+            "pixel_size": pixel_size,
+        }
+        return StepResult({}, {"denoised": path, "denoised_picture": shown}, {"denoised": about})
+
+
+def model_of(settings: MicrographDenoisingSettings, root: Path) -> Denoiser:
+    """The model that the settings name.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read.
+    RequestError
+        If it is something else, or one of tomograms.
+    """
+    if settings.model == DEFAULT_MODEL:
+        return default_model()
+    return read_model(inside(root, settings.model), dims=2)
+
+
+def image_ctf(record: Record, settings: SessionSettings) -> ImageCTF:
+    """The mean CTF of a micrograph."""
+    model = CTFModel.from_dict(record.steps["ctf"].results["model"])
+    half = 0.5 * model.astigmatism
+    defocus = (model.defocus + half, model.defocus - half, model.angle)
+    return ImageCTF(defocus, settings.input.optics(), model.phase_shift)
+
+
+STEP = DenoiseMicrographStep()
