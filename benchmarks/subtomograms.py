@@ -1,7 +1,7 @@
 """Many sub-tomograms in RELION: resolution with the alignment and CTF of Weft, and with the exact ones.
 
     python benchmarks/subtomograms.py OUT [--series 4] [--particles 255] [--box 48] [--pixel-size 4]
-        [--refine 200] [--refine-box 32] [--refine-pixel-size 7] [--iterations 1] [--only reconstruct|refine]
+        [--refine 200] [--refine-box 32] [--refine-pixel-size 7] [--iterations 4] [--only reconstruct|refine]
 
 Simulates tilt series, processes them as `weft run` does, exports the particles at their true poses as
 sub-volumes and as image series, has Debian's relion_reconstruct make a map of each, and compares it with the
@@ -34,6 +34,8 @@ from scipy.spatial.transform import Rotation
 
 import weft
 from weft.formats import mrc
+from weft.formats.particle_star import ANGLES, CENTRED, ORIGINS
+from weft.formats.star import read_star, write_star
 from weft.formats.tomo_particles import TomoParticles, euler_angles, euler_matrices, join_particles
 from weft.physics.geometry import TiltGeometry
 from weft.session.averages import AverageSettings, average_particles, cut_images
@@ -53,7 +55,7 @@ SIMULATED: dict[str, Any] = {
 }
 #: Errors of the poses that relion_refine begins with, along and about each axis.
 SHIFTED, TURNED = 4.0, 3.0  # Å, degrees
-START, COARSEST = 30.0, 120.0  # Å: its first reference is low-passed; what it compares is high-passed
+START = 30.0  # Å: its first reference is low-passed
 
 
 def exact_tilts(series: Any, truth: dict[str, Any]) -> list[dict[str, Any]]:
@@ -199,6 +201,21 @@ def disturbed(particles: TomoParticles, count: int) -> TomoParticles:
     return replace(some, xyz=some.xyz + rng.normal(0.0, SHIFTED, some.xyz.shape), euler=euler)
 
 
+def at_true_poses(folder: Path, true: TomoParticles, wrong: TomoParticles) -> np.ndarray:
+    """relion_reconstruct's map of the sub-volumes that were cut at wrong places, put right in its table."""
+    blocks = read_star(folder / "particles.star")
+    columns = blocks["particles"].columns
+    cut = np.stack([np.asarray(columns[label], float) for label in CENTRED], axis=1)
+    which = np.linalg.norm(cut[:, None] - wrong.xyz, axis=-1).argmin(1)
+    # RELION's origins are by what an image is moved, not where the particle is
+    origins = (wrong.xyz - true.xyz)[which]
+    columns |= dict(zip(ORIGINS, origins.T, strict=True))
+    columns |= dict(zip(ANGLES, true.euler[which].T, strict=True))
+    write_star(folder / "true.star", blocks)
+    run_relion("reconstruct", "--i", "true.star", "--o", "true.mrc", "--ctf", "--3d_rot", cwd=folder)
+    return mrc.read(folder / "true.mrc")[0]
+
+
 def refined(folder: Path, given: Any) -> tuple[np.ndarray, float]:
     """relion_refine's last map, from the particles as they are, and its seconds."""
     run_relion("image_handler", "--i", "map.mrc", "--o", "start.mrc", "--lowpass", START, cwd=folder)
@@ -209,14 +226,11 @@ def refined(folder: Path, given: Any) -> tuple[np.ndarray, float]:
         *("--iter", given.iterations, "--j", given.threads),
         *("--K", 1, "--sym", "C1", "--ctf", "--pad", 1, "--pool", 4),
         *("--particle_diameter", 1.1 * given.diameter, "--zero_mask", "--dont_combine_weights_via_disc"),
-        # all orientations of a fine grid at once: likelihoods are so sharp that the first of two passes would
-        # keep a single orientation of a coarse one
-        *("--healpix_order", 4, "--oversampling", 0, "--sigma_ang", TURNED),
-        # a width of shifts that is estimated anew becomes so small that RELION stops with "zero sum of
-        # weights" for a particle that is farther out
-        *("--offset", SHIFTED, "--offset_range", 2, "--offset_step", 1, "--fix_sigma_offset"),
-        # coarser than this there are neighbours and beads, and hardly any contrast of the particle
-        *("--strict_lowres_exp", COARSEST),
+        # with --pad 1 and without this, what lies in the corners of the reference, noise and neighbours,
+        # grows to many times the particle within an iteration, and is what the next one compares
+        "--flatten_solvent",
+        *("--healpix_order", 4, "--oversampling", 1, "--sigma_ang", TURNED),
+        *("--offset", SHIFTED, "--offset_range", 2, "--offset_step", 1),
         cwd=folder,
     )
     return mrc.read(folder / "refine" / f"run_it{given.iterations:03d}_class001.mrc")[0], taken
@@ -255,7 +269,7 @@ def main() -> None:
     parser.add_argument("--refine", type=int, default=200, help="particles for relion_refine; 0: without")
     parser.add_argument("--refine-box", type=int, default=32, help="px")
     parser.add_argument("--refine-pixel-size", type=float, default=7.0, help="Å")
-    parser.add_argument("--iterations", type=int, default=1, help="of relion_refine")
+    parser.add_argument("--iterations", type=int, default=4, help="of relion_refine")
     parser.add_argument("--threads", type=int, default=2, help="of relion_refine")
     parser.add_argument("--only", choices=("reconstruct", "refine"), help="one of the two tables")
     given = parser.parse_args()
@@ -298,7 +312,11 @@ def main() -> None:
         given.box, given.pixel_size = given.refine_box, given.refine_pixel_size
         for label, one in sessions.items():
             folder = out / f"{label}_refine"
-            count, wrote = exported(one, disturbed(listed[label], given.refine), "3d", folder, given)
+            wrong = disturbed(listed[label], given.refine)
+            count, _ = exported(one, wrong, "3d", folder, given)
+            true = listed[label].select(np.arange(len(wrong)))
+            found = at_true_poses(folder, true, wrong)
+            measured(label, "relion_reconstruct, true poses", count, found, {})
             found, taken = reconstructed(folder, "3d")
             measured(label, "relion_reconstruct, poses as disturbed", count, found, {"map (s)": taken})
             found, taken = refined(folder, given)
