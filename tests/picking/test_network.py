@@ -20,7 +20,7 @@ def untrained(seed: int = 0) -> PickingModel:
     network = SegmentationNetwork(SMALL)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return PickingModel(network.state_dict(), SMALL, threshold=0.3, about={"a": [1]})
+    return PickingModel(network.state_dict(), SMALL, least_chance=0.2, about={"a": [1]})
 
 
 def discs(seed: int, n: int = 128, size: float = 64.0) -> Example:
@@ -41,7 +41,7 @@ def discs(seed: int, n: int = 128, size: float = 64.0) -> Example:
 def test_a_model_comes_back_from_its_file() -> None:
     model = untrained()
     again = PickingModel.from_bytes(model.to_bytes())
-    assert (again.shape, again.threshold, again.about) == (SMALL, 0.3, {"a": [1]})
+    assert (again.shape, again.least_chance, again.about) == (SMALL, 0.2, {"a": [1]})
     image = torch.randn(1, 1, 64, 64)
     with torch.no_grad():
         # kept in half precision

@@ -224,3 +224,23 @@ def test_movies_become_tilts_when_mdocs_come(
     assert session[first].kind == "tilt"
     # the defocus was that of another average, and tilts get theirs with their series
     assert set(session[first].record.steps) == {"motion"}
+
+
+def test_beads_are_erased_where_the_alignment_or_the_network_sees_them(tilt_session: Session) -> None:
+    """Gold is the densest thing in a tomogram; either way it goes."""
+    name = _name(tilt_session)
+
+    def densest() -> float:
+        volume = mrcfile.read(weft.open(tilt_session.root)[name].paths["tomogram"])
+        return float(np.quantile(volume, 0.9999) / volume.std())
+
+    with_beads = densest()
+    filled = {}
+    for how in ("alignment", "network"):
+        config.edit_file(tilt_session.root, {"bead_erasing.erase": "true", "bead_erasing.find": how})
+        session = weft.open(tilt_session.root)
+        assert not session.run(steps=["reconstruct"], workers=0).failed
+        filled[how] = weft.open(tilt_session.root)[name].metrics["beads_filled"]
+        assert densest() < 0.6 * with_beads
+    # the network's discs end at the fringe that it sees, the others where theory says
+    assert 0.4 < filled["network"] / filled["alignment"] < 2.5

@@ -22,7 +22,6 @@ __all__ = [
     "LOWEST",
     "PickingSettings",
     "artefact_mask",
-    "best_threshold",
     "candidate_peaks",
     "covering_discs",
     "find_particles",
@@ -31,9 +30,9 @@ __all__ = [
 
 _Array = NDArray[np.float64]
 
-#: A component falls apart where its parts are joined by pixels less probable than they are: at these parts of
-#: the way from the threshold to 1.
-_LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
+#: A component falls apart where its parts are joined by pixels that are less probable than both by so much,
+#: looked for at these parts of the way from the threshold to 1.
+_PROMINENCE, _LEVELS = 0.2, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _NEIGHBOURS = np.ones((3, 3), dtype=bool)
 #: Pixels less probable than this are never looked at.
 LOWEST = 0.06
@@ -67,6 +66,9 @@ class PickingSettings(Settings):
     mask_threshold: float = setting(
         0.1, "Least probability of pixels that are masked as artefacts.", ge=0.01, le=0.999
     )
+    mask_certain: float = setting(
+        0.5, "Masked components that are nowhere so probable are dropped.", ge=0.01, le=0.999
+    )
     mask_smallest: int = setting(
         20, "Masked components of fewer pixels (of 8 Å) are dropped.", unit="px", ge=0, le=100000
     )
@@ -88,7 +90,8 @@ def artefact_mask(probability: NDArray[np.floating], settings: PickingSettings) 
     above = probability >= settings.mask_threshold
     labels, n = ndimage.label(above, _NEIGHBOURS)
     areas = np.bincount(labels.ravel(), minlength=n + 1)
-    keep = areas >= settings.mask_smallest
+    certain = np.asarray(ndimage.maximum(probability, labels, np.arange(n + 1)))
+    keep = (areas >= settings.mask_smallest) & (certain >= settings.mask_certain)
     keep[0] = False
     result: NDArray[np.bool_] = keep[labels]
     return result
@@ -106,33 +109,6 @@ def candidate_peaks(
     index = index[index > 0]
     places = np.array(ndimage.maximum_position(probability, labels, index), dtype=np.int64).reshape(-1, 2)
     return probability[places[:, 0], places[:, 1]].astype(np.float64), places
-
-
-def best_threshold(peaks: _Array, chances: _Array, least: float) -> float:
-    """The threshold at which picks are expected to have the greatest F1.
-
-    Of candidates whose chances to be particles are q, those above a threshold are picked: F1 is expected to
-    be 2 Σ q (picked) / (number picked + Σ q (all)). It is greatest where the last one that is picked has half
-    of that as its chance, so a weak micrograph gets a lower threshold than a clear one.
-
-    Parameters
-    ----------
-    peaks : (n,) array
-        Greatest probability of each candidate's pixels.
-    chances : (n,) array
-        That it is a particle.
-    least : float
-        No threshold is lower: else an empty micrograph would give its best noise.
-    """
-    order = np.argsort(-peaks, kind="stable")
-    peaks, chances = peaks[order], chances[order]
-    if not len(peaks) or peaks[0] <= least:
-        return least
-    expected = 2.0 * np.cumsum(chances) / (np.arange(1, len(peaks) + 1) + chances.sum())
-    best = int(np.argmax(expected))
-    # between the last one that is picked and the next
-    below = peaks[best + 1] if best + 1 < len(peaks) else LOWEST
-    return float(max(least, 0.5 * (peaks[best] + below)))
 
 
 def covering_discs(
@@ -239,11 +215,13 @@ def _split(
     """Components whose probable parts are joined by less probable pixels, taken apart."""
     seeds, count = labels.copy(), n
     for part in _LEVELS:
-        higher, _ = ndimage.label(probability >= threshold + part * (1.0 - threshold))
-        # which component each part lies in, and how large it is
+        level = threshold + part * (1.0 - threshold)
+        higher, _ = ndimage.label(probability >= level)
+        # which component each part lies in, how large it is, and how far it rises
         where = higher > 0
         pairs, areas = np.unique(np.stack([seeds[where], higher[where]]), axis=1, return_counts=True)
-        pairs = pairs[:, (areas >= max(4, smallest // 2)) & (pairs[0] > 0)]
+        rise = np.asarray(ndimage.maximum(probability, higher, pairs[1])) - level if pairs.size else areas
+        pairs = pairs[:, (areas >= max(4, smallest // 2)) & (pairs[0] > 0) & (rise >= _PROMINENCE)]
         parents, parts = np.unique(pairs[0], return_counts=True)
         for parent in parents[parts > 1]:
             inside = seeds == parent

@@ -15,9 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -136,11 +134,10 @@ class PickingModel:
     shape : Shape
     pixel_size : float
         Å, of the images that it knows.
-    threshold : float
-        The lowest that is chosen by itself, see :func:`~weft.picking.components.best_threshold`.
-    chances : tuple of (float, float)
-        Greatest probability of a candidate's pixels, and how often such a candidate was a particle in data
-        that were kept from the training; both rise.
+    least_chance : float
+        Candidates that are less likely than this to be particles are not picked by themselves.
+    chances : tuple of float
+        Coefficients of :class:`~weft.picking.chances.Chances`, from data that were kept from the training.
     label_scale : float
         Radius of the discs that it was taught to draw, relative to the particles'.
     diameter : float
@@ -152,10 +149,10 @@ class PickingModel:
     state: Mapping[str, torch.Tensor] = field(repr=False)
     shape: Shape = field(default_factory=Shape)
     pixel_size: float = 8.0
-    threshold: float = 0.5
+    least_chance: float = 0.3
     label_scale: float = 0.55
     diameter: float = 0.0
-    chances: tuple[tuple[float, float], ...] = ((0.0, 0.0), (1.0, 1.0))
+    chances: tuple[float, ...] = (0.0, 1.0, 0.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self, device: torch.device | str = "cpu") -> SegmentationNetwork:
@@ -195,7 +192,7 @@ class PickingModel:
             for key, tensor in SegmentationNetwork(shape).state_dict().items():
                 if key.endswith("num_batches_tracked"):
                     state[key] = torch.zeros_like(tensor)
-            about["chances"] = tuple((float(peak), float(chance)) for peak, chance in about["chances"])
+            about["chances"] = tuple(float(value) for value in about["chances"])
             found = cls(state=state, shape=shape, **about)
             found.network()
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -204,11 +201,6 @@ class PickingModel:
                 "`weft pick train`"
             ) from None
         return found
-
-    def chance_of(self, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
-        """That candidates with these greatest probabilities are particles."""
-        known = np.array(self.chances)
-        return np.asarray(np.interp(peaks, known[:, 0], known[:, 1]), dtype=np.float64)
 
     def with_about(self, **facts: Any) -> PickingModel:
         """The same with more said about it."""

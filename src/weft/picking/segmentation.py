@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weft.picking.chances import Chances, Peaks, best_threshold, decoy
 from weft.picking.components import (
     PickingSettings,
     artefact_mask,
-    best_threshold,
     candidate_peaks,
     find_particles,
 )
@@ -20,7 +20,7 @@ from weft.picking.examples import normalised, on_grid
 from weft.picking.network import ARTEFACT, PARTICLE, PickingModel, SegmentationNetwork
 from weft.picking.picks import Picks
 
-__all__ = ["Found", "Segmentation", "pick", "segment"]
+__all__ = ["Found", "Segmentation", "compared_peaks", "pick", "probabilities", "segment"]
 
 #: Side of a tile and how much of it neighbours share, px: as in the paper.
 TILE, OVERLAP = 256, 64
@@ -135,17 +135,45 @@ def pick(
         As :func:`segment`.
     """
     settings = settings or PickingSettings()
-    seen = segment(image, pixel_size, model, network)
-    mask = artefact_mask(seen.probabilities[ARTEFACT], settings)
-    particle = seen.probabilities[PARTICLE]
+    network = network or model.network(image.device)
+    small = normalised(on_grid(image, pixel_size, model.pixel_size))
+    size = (image.shape[1] * pixel_size, image.shape[0] * pixel_size)
+    seen = probabilities(small, network).cpu().numpy()
+    mask = artefact_mask(seen[ARTEFACT], settings)
+    particle = seen[PARTICLE]
     threshold = settings.threshold
     if threshold is None:
-        peaks, _ = candidate_peaks(particle, mask, settings.smallest)
-        threshold = best_threshold(peaks, model.chance_of(peaks), model.threshold)
+        peaks = compared_peaks(small, particle, mask, network, settings)
+        threshold = best_threshold(peaks.values, Chances(model.chances).of(peaks), model.least_chance)
     if settings.diameter is None and model.diameter > 0.0:
         settings = settings.model_copy(update={"diameter": model.diameter})
-    picks = find_particles(particle, mask, seen.size, threshold, model.label_scale, settings)
-    return Found(picks, mask, seen.size, threshold)
+    picks = find_particles(particle, mask, size, threshold, model.label_scale, settings)
+    return Found(picks, mask, size, threshold)
+
+
+def compared_peaks(
+    image: torch.Tensor,
+    particle: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    network: SegmentationNetwork,
+    settings: PickingSettings,
+) -> Peaks:
+    """Candidates of a micrograph, and those that the network finds in a decoy of one tile.
+
+    Parameters
+    ----------
+    image : (y, x) float32
+        Normalised, on the network's grid.
+    particle : (y, x) array
+        Probabilities that pixels belong to particles.
+    mask : (y, x) bool array
+        Where artefacts are.
+    """
+    values, _ = candidate_peaks(particle, mask, settings.smallest)
+    other = normalised(decoy(image)[:TILE, :TILE])
+    found = probabilities(other, network).cpu().numpy()
+    decoys, _ = candidate_peaks(found[PARTICLE], artefact_mask(found[ARTEFACT], settings), settings.smallest)
+    return Peaks(values, decoys, other.numel() / max(1, int((~mask).sum())))
 
 
 def _seen_around(tiles: torch.Tensor, network: SegmentationNetwork) -> torch.Tensor:

@@ -235,7 +235,9 @@ def retrain(
             progress(history[-1])
     sizes = [example.diameter for example in new if len(example.xy)]
     about = {**model.about, "retrained": {"micrographs": len(new), "particles": sum(len(e.xy) for e in new)}}
-    trained = trainer.model(threshold=model.threshold, diameter=float(np.median(sizes)), about=about)
+    trained = trainer.model(
+        least_chance=model.least_chance, chances=model.chances, diameter=float(np.median(sizes)), about=about
+    )
     return trained, history
 
 

@@ -8,27 +8,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 from scipy.spatial import cKDTree
 
 from weft.formats.atomic import atomic_write, atomic_write_bytes
 from weft.picking.agreement import Agreement, agreement, pairs_within
-from weft.picking.components import (
-    LOWEST,
-    PickingSettings,
-    artefact_mask,
-    best_threshold,
-    candidate_peaks,
-    find_particles,
-)
+from weft.picking.chances import Chances, Peaks, best_threshold, fit_chances
+from weft.picking.components import PickingSettings, artefact_mask, candidate_peaks, find_particles
 from weft.picking.examples import Example, normalised
-from weft.picking.network import ARTEFACT, PARTICLE, PickingModel, SegmentationNetwork
-from weft.picking.segmentation import probabilities
+from weft.picking.network import ARTEFACT, PARTICLE, PickingModel
+from weft.picking.segmentation import compared_peaks, probabilities
 from weft.picking.training import Trainer, TrainingSettings
 from weft.session.example_files import read_example, simulate_examples
 from weft.settings import setting
@@ -39,7 +31,8 @@ _Array = NDArray[np.float64]
 
 #: Seeds of simulations: what the network learns from, and what it is judged by.
 _LEARNT, _HELD_OUT = 1, 2
-_THRESHOLDS = tuple(round(0.08 + 0.02 * i, 2) for i in range(22))
+#: Least chances that are tried.
+_CHANCES = tuple(round(0.1 + 0.05 * i, 2) for i in range(11))
 #: Steps between looks into the folder for new micrographs, and between files from which to go on.
 _LOOK, _KEEP = 50, 100
 
@@ -62,8 +55,8 @@ class HeldOut:
 
     Attributes
     ----------
-    threshold : float
-        The lowest with which the mean F1 was best.
+    least_chance : float
+        With which the mean F1 was best.
     f1 : float
         Mean over micrographs.
     precision, recall : float
@@ -74,7 +67,7 @@ class HeldOut:
         Part of the rest that they cover.
     """
 
-    threshold: float
+    least_chance: float
     f1: float
     precision: float
     recall: float
@@ -163,20 +156,22 @@ def judge_model(
     """
     network = model.network(device)
     settings = PickingSettings()
-    seen = [_segment(network, example, i, device) for i, example in enumerate(examples)]
+    images = [noisy(example, i).to(device) for i, example in enumerate(examples)]
+    seen = [probabilities(image, network).cpu().numpy() for image in images]
     masks = [artefact_mask(p[ARTEFACT], settings) for p in seen]
-    candidates = [
-        candidate_peaks(p[PARTICLE], mask, settings.smallest) for p, mask in zip(seen, masks, strict=True)
+    peaks = [
+        compared_peaks(image, p[PARTICLE], mask, network, settings)
+        for image, p, mask in zip(images, seen, masks, strict=True)
     ]
-    model = replace(model, chances=_chances(candidates, examples))
+    model = replace(model, chances=_chances(seen, masks, peaks, examples, settings).coefficients)
     found: dict[float, list[Agreement]] = {}
-    for least in _THRESHOLDS:
+    for least in _CHANCES:
         found[least] = []
-        for p, mask, (peaks, _), example in zip(seen, masks, candidates, examples, strict=True):
-            threshold = best_threshold(peaks, model.chance_of(peaks), least)
+        for p, mask, of_one, example in zip(seen, masks, peaks, examples, strict=True):
+            threshold = best_threshold(of_one.values, Chances(model.chances).of(of_one), least)
             picks = find_particles(p[PARTICLE], mask, example.size, threshold, model.label_scale, settings)
             found[least].append(_judged(picks.xy, example))
-    best = max(_THRESHOLDS, key=lambda t: float(np.mean([a.f1 for a in found[t]])))
+    best = max(_CHANCES, key=lambda t: float(np.mean([a.f1 for a in found[t]])))
     total = sum(found[best][1:], found[best][0])
     dirt = sum(int(e.artefact.sum()) for e in examples)
     clean = sum(int((~e.artefact).sum()) for e in examples)
@@ -184,29 +179,29 @@ def judge_model(
     wasted = sum(int((m & ~e.artefact).sum()) for m, e in zip(masks, examples, strict=True))
     f1 = float(np.mean([a.f1 for a in found[best]]))
     scores = HeldOut(best, f1, total.precision, total.recall, covered / max(1, dirt), wasted / max(1, clean))
-    return replace(model, threshold=best), scores
+    return replace(model, least_chance=best), scores
 
 
 def _chances(
-    candidates: Sequence[tuple[_Array, NDArray[np.int64]]], examples: Sequence[Example]
-) -> tuple[tuple[float, float], ...]:
-    """How often candidates are particles, rising with their greatest probability."""
-    peaks: list[_Array] = []
+    seen: Sequence[NDArray[np.float32]],
+    masks: Sequence[NDArray[np.bool_]],
+    peaks: Sequence[Peaks],
+    examples: Sequence[Example],
+    settings: PickingSettings,
+) -> Chances:
+    """How likely candidates are to be particles, learnt from those of examples."""
+    chosen: list[Peaks] = []
     right: list[NDArray[np.bool_]] = []
-    for (found, places), example in zip(candidates, examples, strict=True):
-        step = example.size[0] / example.image.shape[1]
-        known = _known(places[:, ::-1] * step, example)
-        hits = np.zeros(len(found), dtype=bool)
+    for p, mask, of_one, example in zip(seen, masks, peaks, examples, strict=True):
+        _, places = candidate_peaks(p[PARTICLE], mask, settings.smallest)
+        xy = places[:, ::-1] * (example.size[0] / example.image.shape[1])
+        hits = np.zeros(len(xy), dtype=bool)
         truth = np.asarray(example.xy, dtype=np.float64)
-        hits[pairs_within(places[:, ::-1] * step, truth, 0.35 * example.diameter)[:, 0]] = True
-        peaks.append(found[known])
+        hits[pairs_within(xy, truth, 0.35 * example.diameter)[:, 0]] = True
+        known = _known(xy, example)
+        chosen.append(replace(of_one, values=of_one.values[known]))
         right.append(hits[known])
-    peak, hit = np.concatenate(peaks), np.concatenate(right).astype(np.float64)
-    order = np.argsort(peak)
-    rising = isotonic_regression(hit[order]).x
-    known_at = np.concatenate([np.linspace(LOWEST, 0.3, 9), np.linspace(0.35, 1.0, 14)])
-    chance = np.interp(known_at, peak[order], rising)
-    return tuple((round(float(p), 3), round(float(c), 4)) for p, c in zip(known_at, chance, strict=True))
+    return fit_chances(chosen, right)
 
 
 def noisy(example: Example, seed: int) -> torch.Tensor:
@@ -217,10 +212,6 @@ def noisy(example: Example, seed: int) -> torch.Tensor:
         noise = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
         image = image + noise * np.float32(1.0 / (np.sqrt(example.exposure) * pixel))
     return normalised(torch.from_numpy(image))
-
-
-def _segment(network: SegmentationNetwork, example: Example, seed: int, device: str) -> Any:
-    return probabilities(noisy(example, seed).to(device), network).cpu().numpy()
 
 
 def _judged(xy: _Array, example: Example) -> Agreement:
