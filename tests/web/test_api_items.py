@@ -1,4 +1,4 @@
-"""Lists of items, one item, its pictures and its picks."""
+"""Lists of items, one item and its pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from weft.formats import mrc
-from weft.formats.star import Table, read_star, write_star
 from weft.micrographs.deconvolution import DeconvolutionSettings
 from weft.physics.optics import Optics
 from weft.web.app import Application
@@ -52,6 +51,8 @@ def test_the_list_has_everything_that_a_grid_shows(owner: TestClient, web_sessio
         "thumbnail",
         "powerspectrum",
         "powerspectrum_curve",
+        "picks",
+        "mask",
     }
 
 
@@ -92,7 +93,11 @@ def test_one_item(owner: TestClient, web_session: Any) -> None:
     assert item["size"] == movie.source.stat().st_size
     assert item["shape"] == [5, 320, 320]
     assert (item["pixel_size"], item["extent"]) == (1.5, [480.0, 480.0])
-    assert [(step["name"], step["state"]) for step in item["steps"]] == [("motion", "done"), ("ctf", "done")]
+    assert [(step["name"], step["state"]) for step in item["steps"]] == [
+        ("motion", "done"),
+        ("ctf", "done"),
+        ("pick", "done"),
+    ]
     assert item["steps"][1]["settings"]["ctf"]["range_max"] == 8.0
     assert item["steps"][0]["seconds"] > 0
     assert item["error"] is None
@@ -155,6 +160,24 @@ def test_the_view_is_deconvolved_on_request(owner: TestClient, web_session: Any)
     assert not np.array_equal(plain, shown)
     for bad in ("strength=6", "strength=-1", "strength=nan", "falloff=11", "highpass=1e9", "size=10"):
         assert owner.get(f"/api/items/movie_000/view?{bad}").status_code == 422
+
+
+def test_a_denoised_view_is_deconvolved_once(web_session: Any) -> None:
+    """Not again what was deconvolved before it was denoised; and at its own pixel size, not the average's."""
+    from dataclasses import replace
+
+    from weft.session.records import StepRecord
+    from weft.web.details import deconvolution
+
+    record = web_session["movie_000"].record
+    for deconvolved in (True, False):
+        about = {"denoised": {"deconvolved": deconvolved, "pixel_size": 5.0}}
+        step = StepRecord("done", "", {}, about, {"denoised": "denoised/movie_000.mrc"})
+        other = replace(record, steps={**record.steps, "denoise_micrograph": step})
+        how = deconvolution(other, 1.0, None, None, denoised=True)
+        assert (how is None) is deconvolved
+        if how is not None:
+            assert how.optics.pixel_size == 5.0
 
 
 def test_a_reduced_view_is_deconvolved_at_its_own_pixel_size(tmp_path: Path) -> None:
@@ -233,7 +256,23 @@ def test_a_damaged_average_is_a_sentence(owner: TestClient, web_session: Any) ->
     assert owner.get("/api/items/movie_000/view").status_code == 404
 
 
-def test_results_that_are_not_there_are_404(owner: TestClient) -> None:
+def test_artefacts_are_violet_and_all_else_is_clear(owner: TestClient, web_session: Any) -> None:
+    path = web_session["movie_000"].paths["mask"]
+    mask = np.zeros((60, 60), np.int8)
+    mask[5:20, 30:45] = 1
+    mrc.write(path, mask, 8.0, dtype=np.int8)
+    shown = picture(owner, "movie_000/mask")
+    assert shown.shape == (60, 60, 4)
+    assert np.array_equal(shown[..., 3] > 0, mask > 0), "rows and columns are those of the micrograph"
+    red, green, blue, alpha = shown[10, 35].tolist()
+    assert green < red < blue
+    assert 60 < alpha < 200, "the image is seen through it"
+    mrc.write(path, np.zeros((2, 60, 60), np.int8), 8.0, dtype=np.int8)
+    assert owner.get("/api/items/movie_000/mask").status_code == 409
+
+
+def test_results_that_are_not_there_are_404(owner: TestClient, web_session: Any) -> None:
+    web_session["movie_000"].paths["mask"].unlink()
     assert owner.get("/api/items/movie_000/mask").status_code == 404
     assert owner.get("/api/items/movie_000/view?denoised=1").status_code == 404
 
@@ -254,74 +293,6 @@ def test_curve_tracks_and_defocus(owner: TestClient, web_session: Any) -> None:
     rows = np.array(defocus["rows"])
     assert rows.shape == (24, 24)
     assert rows.mean() * 1e4 == pytest.approx(movie.ctf.defocus, rel=1e-3)
-
-
-def test_picks_are_kept_in_relions_pixels(owner: TestClient, web_session: Any) -> None:
-    assert read(owner, "items/movie_000/picks") == {"picks": [], "diameter": None, "edited": False}
-    given = {"picks": [{"x": 0.0, "y": 3.0}, {"x": 480.0, "y": 150.75}], "diameter": 180.0}
-    answer = owner.put("/api/items/movie_000/picks", json=given)
-    assert answer.status_code == 200
-    assert answer.json() == given | {"edited": True}
-    assert read(owner, "items/movie_000/picks") == given | {"edited": True}
-    blocks = read_star(web_session.root / "picks" / "movie_000.star")
-    table = next(iter(blocks.values()))
-    np.testing.assert_allclose(table.floats("rlnCoordinateX"), [0.0, 320.0])
-    np.testing.assert_allclose(table.floats("rlnCoordinateY"), [2.0, 100.5])
-    assert owner.put("/api/items/movie_000/picks", json={"picks": []}).json()["picks"] == []
-
-
-def test_scores_of_picks_that_stay_are_kept(owner: TestClient, web_session: Any) -> None:
-    folder = web_session.root / "picks"
-    folder.mkdir()
-    columns = {
-        "rlnCoordinateX": [10.01, 50.5, 100.0],
-        "rlnCoordinateY": [20.0, 60.33, 200.0],
-        "rlnAutopickFigureOfMerit": [0.9, 0.8, 0.7],
-    }
-    write_star(folder / "movie_000.star", {"": Table(columns)})
-    picks = read(owner, "items/movie_000/picks")
-    assert not picks["edited"]
-    picks["picks"] = [{"x": 30.0, "y": 30.0}, picks["picks"][2], picks["picks"][0]]
-    assert owner.put("/api/items/movie_000/picks", json=picks).status_code == 200
-    table = next(iter(read_star(folder / "movie_000.star").values()))
-    assert table.floats("rlnAutopickFigureOfMerit").tolist() == [-999.0, 0.7, 0.9]
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"picks": [{"x": -1.0, "y": 0.0}]},
-        {"picks": [{"x": 0.0, "y": 481.0}]},
-        {"picks": [{"x": "left", "y": 0.0}]},
-        {"picks": [{"x": 1.0}]},
-        {"picks": [], "diameter": 0},
-        {"picks": [], "diameter": -5.0},
-        {},
-        [],
-    ],
-)
-def test_bad_picks_change_nothing(owner: TestClient, web_session: Any, bad: Any) -> None:
-    assert owner.put("/api/items/movie_000/picks", json=bad).status_code == 422
-    assert not (web_session.root / "picks" / "movie_000.star").exists()
-
-
-def test_numbers_that_are_none_are_refused(owner: TestClient) -> None:
-    for text in ("NaN", "Infinity", "1e999"):
-        body = f'{{"picks": [{{"x": {text}, "y": 1}}]}}'
-        answer = owner.put(
-            "/api/items/movie_000/picks", content=body, headers={"Content-Type": "application/json"}
-        )
-        assert answer.status_code == 422
-
-
-def test_damaged_picks_are_a_sentence(owner: TestClient, web_session: Any) -> None:
-    folder = web_session.root / "picks"
-    folder.mkdir()
-    (folder / "movie_000.star").write_text("data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 x\n")
-    answer = owner.get("/api/items/movie_000/picks")
-    assert answer.status_code == 409
-    assert "movie_000.star" in answer.json()["detail"]
-    assert owner.put("/api/items/movie_000/picks", json={"picks": [{"x": 1.5, "y": 3}]}).status_code == 200
 
 
 def test_decisions_by_hand(owner: TestClient, web_session: Any) -> None:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -324,12 +326,21 @@ def test_marking_by_keyboard(visit: Callable[..., Visit], live: Live) -> None:
     seen.locator("h1", has_text="movie_001").wait_for()
 
 
-def test_picks_are_edited_and_kept(visit: Callable[..., Visit], live: Live) -> None:
+def test_picks_are_chosen_edited_and_kept(visit: Callable[..., Visit], live: Live) -> None:
     from weft.formats.star import read_star
+    from weft.picking.picks import Picks
+    from weft.session.pick_files import write_picks
 
+    xy = np.array([[60.0, 60.0], [420.0, 60.0], [60.0, 420.0]])
+    found = Picks(xy, np.array([0.9, 0.5, 0.2]), 60.0)
+    write_picks(live.root / "picks" / "topaz" / "movie_000.star", found, 1.5)
     seen = visit()
     seen.go("#/micrograph/movie_000")
     seen.locator(".viewer[aria-busy=false]").wait_for()
+    seen.page.get_by_label("Whose picks").select_option("topaz")
+    seen.locator(".pick-bar", has_text="3 picks").wait_for()
+    seen.page.get_by_label("Least score").fill("0.4")
+    seen.locator(".pick-bar", has_text="2 picks of 3").wait_for()
     seen.page.get_by_role("button", name="Edit picks").click()
     canvas = seen.locator(".viewer canvas")
     box = canvas.bounding_box()
@@ -339,24 +350,88 @@ def test_picks_are_edited_and_kept(visit: Callable[..., Visit], live: Live) -> N
     canvas.focus()
     seen.page.keyboard.press("a")  # at the crosshair, in the middle
     seen.page.get_by_role("button", name="Save picks").click()
-    path = live.root / "picks" / "movie_000.star"
+    path = live.root / "picks" / "manual" / "movie_000.star"
     until(path.exists, "the picks on the disk")
-    table = next(block for block in read_star(path).values() if "rlnCoordinateX" in block)
-    found = sorted(zip(table.floats("rlnCoordinateX"), table.floats("rlnCoordinateY"), strict=True))
+    table = next(iter(read_star(path).values()))
+    kept = list(zip(table.floats("rlnCoordinateX"), table.floats("rlnCoordinateY"), strict=True))
     scale = 320 / min(box["width"], box["height"])  # pixels of the average in one of the screen
-    expected = [(160.0, 160.0), (160 + 60 * scale, 160 + 40 * scale)]
-    for (x, y), (ex, ey) in zip(found, expected, strict=True):
+    expected = [(40.0, 40.0), (280.0, 40.0), (160 + 60 * scale, 160 + 40 * scale), (160.0, 160.0)]
+    for (x, y), (ex, ey) in zip(kept, expected, strict=True):
         assert abs(x - ex) < 1.5, "within rounding of the screen"
         assert abs(y - ey) < 1.5
+    assert table.floats("rlnAutopickFigureOfMerit").tolist() == [0.9, 0.5, -999.0, -999.0]
+    seen.locator(".pick-bar", has_text="4 picks").wait_for()
+    assert seen.page.get_by_label("Whose picks").input_value() == "manual"
     # what was not saved waits while another one is looked at
     canvas.click(position={"x": box["width"] / 2 - 90, "y": box["height"] / 2 - 90})
     seen.go("#/micrograph/movie_001")
-    seen.locator(".pick-bar", has_text="0 picks").wait_for()
+    seen.locator("h1", has_text="movie_001").wait_for()
     seen.go("#/micrograph/movie_000")
-    seen.locator(".pick-bar", has_text="3 picks edited by hand not saved").wait_for()
+    seen.locator(".pick-bar", has_text="5 picks not saved").wait_for()
     again = visit()
     again.go("#/micrograph/movie_000")
-    again.locator(".pick-bar", has_text="2 picks edited by hand").wait_for()
+    again.locator(".pick-bar", has_text="4 picks").wait_for()
+    assert again.page.get_by_label("Whose picks").input_value() == "manual"
+
+
+def test_artefacts_are_shown_in_violet(visit: Callable[..., Visit], live: Live) -> None:
+    from weft.formats import mrc
+
+    mask = np.zeros((60, 60), np.int8)
+    mask[25:35, 25:35] = 1  # around the middle
+    mrc.write(live.root / "mask" / "movie_000.mrc", mask, 8.0, dtype=np.int8)
+    seen = visit()
+    seen.go("#/micrograph/movie_000")
+    seen.locator(".viewer[aria-busy=false]").wait_for()
+    seen.page.get_by_role("checkbox", name="Picks").uncheck()
+
+    def violet() -> float:
+        """How much more blue than green there is in the middle."""
+        shown = imagecodecs.png_decode(seen.locator(".viewer canvas").screenshot())
+        y, x = (n // 2 for n in shown.shape[:2])
+        middle = shown[y - 10 : y + 10, x - 10 : x + 10].astype(float)
+        return float((middle[..., 2] - middle[..., 1]).mean())
+
+    # the colour has 160 more of blue than of green, and lies over grey with an alpha of 0.47
+    until(lambda: 60.0 < violet() < 90.0, "violet in the middle")
+    seen.page.get_by_role("checkbox", name="Artefacts").uncheck()
+    until(lambda: abs(violet()) < 1.0, "grey in the middle")
+
+
+def test_the_picker_is_taught_from_the_page(visit: Callable[..., Visit], live: Live) -> None:
+    from weft.picking.picks import Picks
+    from weft.session.pick_files import write_picks
+
+    picked = Picks(np.array([[90.0, 90.0], [300.0, 120.0]]), np.full(2, np.nan), 80.0)
+    write_picks(live.root / "picks" / "manual" / "movie_001.star", picked, 1.5)
+    seen = visit()
+    seen.go("#/micrograph/movie_001")
+    seen.page.get_by_role("button", name="Teach the picker").click()
+    panel = seen.locator(".teach-panel")
+    panel.get_by_role("button", name="Start").click()
+    panel.locator("[data-training=running]").wait_for()
+    panel.get_by_role("button", name="Stop").click()
+    panel.locator("[data-training=stopped]").wait_for()
+    assert live.get("picking/train")["model"] == "default"
+    # how one looks that has got somewhere
+    state = live.get("picking/train") | {"state": "running", "steps": 200}
+    state["history"] = [
+        {
+            "step": step,
+            "old_on_old": 0.8,
+            "new_on_old": 0.8,
+            "old_on_new": 0.5,
+            "new_on_new": 0.5 + step / 500,
+        }
+        for step in (20, 40, 60)
+    ]
+    seen.page.route("**/api/picking/train", lambda route: route.fulfill(json=state))
+    seen.page.reload()
+    seen.page.get_by_role("button", name="Teach the picker").click()
+    plot = panel.locator(".accuracy-plot")
+    plot.locator("canvas").wait_for()
+    assert "your picks, now 62.0 %, your picks, before 50.0 %" in plot.get_attribute("aria-label")
+    assert panel.locator("progress").get_attribute("value") == "60"
 
 
 def test_sliders_ask_for_another_picture(visit: Callable[..., Visit]) -> None:
@@ -428,6 +503,7 @@ def test_who_may_only_look_sees_no_buttons(visit: Callable[..., Visit]) -> None:
     seen.go("#/micrograph/movie_000")
     seen.locator(".viewer[aria-busy=false]").wait_for()
     assert seen.page.get_by_role("button", name="Edit picks").count() == 0
+    assert seen.page.get_by_role("button", name="Teach the picker").count() == 0
     assert seen.page.get_by_role("button", name="Exclude").count() == 0
 
 

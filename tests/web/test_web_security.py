@@ -28,6 +28,8 @@ WRITES = [
     ("POST", "/api/settings/preview", {"changes": {"ctf.range_max": "6"}}),
     ("POST", "/api/series/movie_000/tilts", {"tilts": [0], "keep": False}),
     ("POST", "/api/series/movie_000/matches/TS_a/candidates", {"cut_off": 0.3}),
+    ("POST", "/api/picking/train", {"picks": "manual", "name": "mine"}),
+    ("POST", "/api/picking/train/stop", None),
     ("POST", "/api/pause", None),
     ("POST", "/api/resume", None),
 ]

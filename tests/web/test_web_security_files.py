@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_paths_lead_nowhere(owner: TestClient, name: str, web_session: Any) -> N
         assert "[input]" not in answer.text
     owner.put(f"/api/items/{name}/picks", json={"picks": [{"x": 1, "y": 1}]})
     after_put = written(web_session.root)
-    assert set(after_put) - set(before) <= {"picks/movie_000.star", "picks/movie_001.star"}
+    assert set(after_put) - set(before) <= {"picks/manual/movie_000.star", "picks/manual/movie_001.star"}
     for address in (f"/{name}", f"/assets/{name}", f"/assets/../{name}"):
         answer = owner.get(address)
         assert "[input]" not in answer.text
@@ -126,16 +127,24 @@ def test_links_out_of_the_session_are_not_followed(
 def test_a_folder_that_leads_out_is_neither_read_nor_written(
     owner: TestClient, web_session: Any, tmp_path: Path
 ) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "movie_000.star").write_text("data_\n\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 1\n")
-    (web_session.root / "picks").symlink_to(outside)
-    before = (outside / "movie_000.star").read_bytes()
+    secret = tmp_path / "outside" / "manual" / "movie_000.star"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("data_\n\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 1\n")
+    before = secret.read_bytes()
+    shutil.rmtree(web_session.root / "picks", ignore_errors=True)
+    (web_session.root / "picks").symlink_to(tmp_path / "outside")
     assert owner.get("/api/items/movie_000/picks").status_code == 404
-    answer = owner.put("/api/items/movie_001/picks", json={"picks": [{"x": 1, "y": 1}]})
-    assert answer.status_code == 404
-    assert [path.name for path in outside.iterdir()] == ["movie_000.star"]
-    assert (outside / "movie_000.star").read_bytes() == before
+    # the same for the folder of one picker
+    whole = owner.put("/api/items/movie_001/picks", json={"picks": [{"x": 1, "y": 1}]})
+    (web_session.root / "picks").unlink()
+    (web_session.root / "picks").mkdir()
+    (web_session.root / "picks" / "manual").symlink_to(secret.parent)
+    part = owner.put("/api/items/movie_001/picks", json={"picks": [{"x": 1, "y": 1}]})
+    assert (whole.status_code, part.status_code) == (404, 404)
+    assert owner.get("/api/items/movie_000/picks").json()["picks"] == [], "it is as if it was not there"
+    assert owner.get("/api/items/movie_000/picks?picker=manual").status_code == 404
+    assert [path.name for path in secret.parent.iterdir()] == ["movie_000.star"]
+    assert secret.read_bytes() == before
 
 
 def test_a_link_in_the_place_of_picks_is_replaced_not_followed(
@@ -143,8 +152,8 @@ def test_a_link_in_the_place_of_picks_is_replaced_not_followed(
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    (web_session.root / "picks").mkdir()
-    (web_session.root / "picks" / "movie_000.star").symlink_to(victim)
+    (web_session.root / "picks" / "manual").mkdir(parents=True, exist_ok=True)
+    (web_session.root / "picks" / "manual" / "movie_000.star").symlink_to(victim)
     assert owner.get("/api/items/movie_000/picks").status_code == 404
     owner.put("/api/items/movie_000/picks", json={"picks": [{"x": 1, "y": 1}]})
     assert victim.read_text() == "mine"

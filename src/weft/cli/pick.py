@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft.cli.options import SessionArgument, settings_options
+from weft.cli.options import JsonOption, SessionArgument, settings_options
+from weft.cli.pick_templates import templates, threshold
 from weft.picking.training import TrainingSettings
 from weft.session.pretraining import PretrainingSettings
 
@@ -20,6 +23,9 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Find particles in micrographs: with a network that can be taught, or with a template.",
 )
+
+app.command("templates")(templates)
+app.command("threshold")(threshold)
 
 OnlyOption = Annotated[str | None, typer.Option(metavar="GLOB", help="Only items whose name matches.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -49,6 +55,7 @@ def train(
         bool, typer.Option("--use/--no-use", help="Pick with the new model from now on (weft.toml).")
     ] = True,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
     settings: Any = None,
 ) -> None:
     """Teach the picking network what has been picked in the page, or imported.
@@ -59,28 +66,40 @@ def train(
     from weft.session import config
     from weft.session.retraining import train_picker
     from weft.session.session import open as open_session
+    from weft.session.step import plain_values
     from weft.session.work import resolve_device
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     opened = open_session(session)
+    how = TrainingSettings(**settings)
+
+    def tell(words: str, **facts: Any) -> None:
+        typer.echo(json.dumps(plain_values(facts)) if as_json else words, err=not as_json)
+
     done = train_picker(
         opened,
         name,
-        TrainingSettings(**settings),
+        how,
         picks=picks,
         start=start,
         only=only,
         diameter=diameter,
         old=old,
         device=resolve_device(device),
-        say=lambda line: typer.echo(line, err=True),
-        progress=lambda found: typer.echo(_words(found), err=True),
+        say=lambda line: tell(line, say=line),
+        progress=lambda found: tell(_words(found), steps=how.steps, **asdict(found)),
     )
+    if use:
+        config.edit_file(opened.root, {"picking.model": name})
+    if as_json:
+        for line in done.skipped:
+            tell("", left_out=line)
+        tell("", model=str(done.path), particles=done.particles, micrographs=done.micrographs)
+        return
     for line in done.skipped:
         typer.echo(f"left out: {line}")
     typer.echo(f"trained on {done.particles} particles in {done.micrographs} micrographs: {done.path}")
     if use:
-        config.edit_file(opened.root, {"picking.model": name})
         typer.echo(f"`weft run {session} --steps pick` picks with it now")
 
 

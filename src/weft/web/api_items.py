@@ -17,7 +17,6 @@ from weft.session.steps import all_steps
 from weft.web import details, listing, models
 from weft.web.files import inside
 from weft.web.images import comparison_png, mask_png
-from weft.web.picks import read_picks, write_picks
 from weft.web.room import EntryDep, Room, RoomDep, answers
 
 __all__ = ["router"]
@@ -41,7 +40,6 @@ _ONE = "|".join(listing.STATES)
 _STATES = f"^(({_ONE})(,({_ONE}))*)?$"
 _KIND = "movie|tilt|series"
 _KINDS = f"^(({_KIND})(,({_KIND}))*)?$"
-_MARGIN = 1e-6  # of the field: rounding at its edge
 
 Revision = Annotated[str | None, Query(max_length=64, description="Makes the answer cacheable.")]
 Etag = Annotated[str | None, Header(include_in_schema=False)]
@@ -165,7 +163,8 @@ async def read_view(
         path = _output(entry, room, "denoised" if denoised else "average")
         how = None
         if strength is not None:
-            how = details.deconvolution(_record(room, entry.name), strength, falloff, highpass)
+            record = _record(room, entry.name)
+            how = details.deconvolution(record, strength, falloff, highpass, denoised=denoised)
         headers = _headers(path, v)
         try:
             return room.viewer.render(path, size, how), headers
@@ -196,12 +195,15 @@ async def read_comparison(request: Request, entry: EntryDep, room: RoomDep, v: R
 
 @router.get("/items/{id}/mask", response_class=Response, responses=answers(404, 409) | {200: _PNG})
 async def read_mask(request: Request, entry: EntryDep, room: RoomDep, v: Revision = None) -> Response:
-    """What is masked, in white."""
+    """Artefacts, to be laid over the view: violet where there are some, transparent elsewhere."""
 
     def work() -> tuple[bytes, dict[str, str]]:
         path = _output(entry, room, "mask")
         headers = _headers(path, v)
-        return (path.read_bytes() if path.suffix == ".png" else mask_png(path)), headers
+        try:
+            return mask_png(path), headers
+        except ValueError as error:
+            raise HTTPException(409, f"{path.name} cannot be shown: {error}.") from None
 
     picture, headers = await room.viewer.run(work, request.is_disconnected)
     return Response(picture, media_type="image/png", headers=headers)
@@ -223,42 +225,6 @@ def read_tracks(entry: EntryDep, room: RoomDep) -> Any:
 def read_defocus(entry: EntryDep, room: RoomDep) -> Any:
     """Local defocus."""
     return details.defocus(_record(room, entry.name))
-
-
-def _pixel_size(entry: Entry) -> float:
-    pixel_size = entry.metrics.get("pixel_size")
-    if not pixel_size:
-        raise HTTPException(409, f"{entry.name} has no average yet, on which particles could be picked.")
-    return float(pixel_size)
-
-
-def _picks(entry: Entry, room: Room) -> Any:
-    try:
-        return read_picks(room.manager.session.root, entry.name, _pixel_size(entry))
-    except ValueError as error:
-        raise HTTPException(409, f"picks/{entry.name}.star cannot be read: {error}.") from None
-
-
-@router.get("/items/{id}/picks", responses=answers(404, 409), response_model=models.Picks)
-def read_item_picks(entry: EntryDep, room: RoomDep) -> Any:
-    """The particles of a micrograph."""
-    return _picks(entry, room)
-
-
-@router.put("/items/{id}/picks", responses=answers(403, 404, 409, 413, 415), response_model=models.Picks)
-def write_item_picks(entry: EntryDep, room: RoomDep, picks: models.Picks) -> Any:
-    """Put these particles in place of those that are there."""
-    pixel_size = _pixel_size(entry)
-    size = details.extent(_record(room, entry.name))
-    if size is None:
-        raise HTTPException(409, f"{entry.name} has no average yet, on which particles could be picked.")
-    places = [(pick.x, pick.y) for pick in picks.picks]
-    for axis, name in enumerate("xy"):
-        low, high = -_MARGIN * size[axis], (1.0 + _MARGIN) * size[axis]
-        if any(not low <= place[axis] <= high for place in places):
-            raise HTTPException(422, f"picks: {name} must lie within the field, 0 to {size[axis]:g} Å.")
-    write_picks(room.manager.session.root, entry.name, pixel_size, places, picks.diameter)
-    return _picks(entry, room)
 
 
 def _known(room: Room, names: list[str]) -> list[str]:

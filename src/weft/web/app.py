@@ -7,16 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 
 from weft.__about__ import __version__
-from weft.web import api_items, api_matches, api_series, api_session
+from weft.web import api_items, api_matches, api_picking, api_series, api_session
 from weft.web.events import STATUS_EVERY, Hub
 from weft.web.images import Viewer
 from weft.web.listing import ColumnCache
 from weft.web.matches import Matches
 from weft.web.page import STATIC, page_router
+from weft.web.picker_training import PickerTraining
 from weft.web.room import Room, add_handlers
 from weft.web.security import Access, Gate
 from weft.web.series_hand import Hands
@@ -50,7 +52,8 @@ class Application(Gate):
         self, manager: Manager, access: Access, *, static: Path = STATIC, status_every: float = STATUS_EVERY
     ) -> None:
         self.hub = Hub(manager, status_every)
-        room = Room(manager, Viewer(), self.hub, ColumnCache(), Tomograms(), Hands(), Matches())
+        training = PickerTraining(manager)
+        room = Room(manager, Viewer(), self.hub, ColumnCache(), Tomograms(), Hands(), Matches(), training)
         self.api = _api(room, static)
         super().__init__(self.api, access)
 
@@ -63,6 +66,7 @@ def _api(room: Room, static: Path) -> FastAPI:
         yield
         room.hub.close()
         room.viewer.close()
+        await run_sync(room.training.close)
 
     app = FastAPI(
         title="Weft",
@@ -82,6 +86,7 @@ def _api(room: Room, static: Path) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.include_router(api_session.router)
     app.include_router(api_items.router)
+    app.include_router(api_picking.router)
     app.include_router(api_series.router)
     app.include_router(api_matches.router)
     _describe_security(app)

@@ -194,9 +194,14 @@ def steps(record: Record | None, states: Mapping[str, StepState]) -> list[dict[s
 
 
 def deconvolution(
-    record: Record | None, strength: float, falloff: float | None, highpass: float | None
-) -> Deconvolution:
-    """What the deconvolution of an item's average needs.
+    record: Record | None,
+    strength: float,
+    falloff: float | None,
+    highpass: float | None,
+    *,
+    denoised: bool = False,
+) -> Deconvolution | None:
+    """What the deconvolution of an item's average, or of its denoised copy, needs; None if it has been done.
 
     Raises
     ------
@@ -208,6 +213,11 @@ def deconvolution(
     # those that the fit has used, whatever weft.toml says by now
     used = record.steps["ctf"].settings["input"]
     pixel_size = float(record.metrics["pixel_size"])
+    if denoised:
+        about = record.steps["denoise_micrograph"].results["denoised"]
+        if about["deconvolved"]:
+            return None
+        pixel_size = float(about["pixel_size"])
     optics = Optics(pixel_size, float(used["voltage"]), float(used["cs"]), float(used["amplitude"]))
     given: dict[str, Any] = {"strength": strength, "falloff": falloff, "highpass": highpass}
     half = 0.5 * model.astigmatism

@@ -34,6 +34,7 @@ _WORKERS = 2
 _KEPT_IMAGES = 160 << 20  # bytes of reduced images
 _KEPT_PICTURES = 48 << 20  # bytes of encoded pictures
 _STRETCH = (0.5, 99.5)  # percentiles that become black and white
+_MASKED = (148, 62, 222, 120)  # violet: the image stays visible below
 
 
 class Gone(Exception):
@@ -133,14 +134,17 @@ def comparison_png(before: Path, after: Path, factor: float, crop: int) -> bytes
 
 
 def mask_png(path: Path, longest: int = 1024) -> bytes:
-    """A mask as a picture: white where something is masked."""
+    """A mask as a picture to lay over the micrograph: transparent where nothing is masked."""
     data, _ = mrc.read(path)
-    ny, nx = data.shape[-2:]
+    if data.ndim != 2:
+        raise ValueError(f"it holds {data.ndim} dimensions, a mask has two")
+    ny, nx = data.shape
     my, mx = _reduced_size((ny, nx), longest)
     rows = (np.arange(my) * ny) // my
     columns = (np.arange(mx) * nx) // mx
-    chosen = np.asarray(data).reshape(-1, ny, nx)[0][np.ix_(rows, columns)]
-    return png(np.where(chosen != 0, 255, 0).astype(np.uint8))
+    picture = np.zeros((my, mx, 4), dtype=np.uint8)
+    picture[np.asarray(data)[np.ix_(rows, columns)] != 0] = _MASKED
+    return png(picture)
 
 
 class Viewer:

@@ -23,7 +23,6 @@ __all__ = [
     "ItemDetails",
     "ItemPage",
     "Names",
-    "Picks",
     "Preview",
     "Problem",
     "Ranges",
@@ -213,23 +212,6 @@ class Defocus(BaseModel):
 
     extent: XY
     rows: list[list[float]] = Field(description="µm, at the centres of equal cells; row 0 at y = 0.")
-
-
-class Pick(BaseModel):
-    """Where a particle is, Å from the centre of the first pixel."""
-
-    x: Number
-    y: Number
-
-
-class Picks(BaseModel):
-    """The particles of one micrograph."""
-
-    picks: list[Pick] = Field(max_length=100_000)
-    diameter: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = Field(
-        default=None, description="Å"
-    )
-    edited: bool = Field(default=False, description="Whether they were changed by hand.")
 
 
 class Names(BaseModel):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weft.web.events import Hub
     from weft.web.listing import ColumnCache
     from weft.web.matches import Matches
+    from weft.web.picker_training import PickerTraining
     from weft.web.series_hand import Hands
     from weft.web.tomogram_slices import Tomograms
 
@@ -42,6 +43,7 @@ class Room:
     tomograms: Tomograms
     hands: Hands
     matches: Matches
+    training: PickerTraining
 
     @property
     def board(self) -> Board:

@@ -14,6 +14,8 @@ import type {
   SettingsReply,
   Status,
   Tracks,
+  Training,
+  TrainingOrder,
 } from "./types";
 
 /** Set once the server has refused the cookie: only the start address helps then. */
@@ -124,9 +126,19 @@ export const api = {
   tracks: (id: string, signal?: AbortSignal) => get<Tracks>(`${item(id)}/tracks`, signal),
   defocus: (id: string, signal?: AbortSignal) => get<DefocusMap>(`${item(id)}/defocus`, signal),
   mask: (id: string, revision: string) => bitmap(`${item(id)}/mask?v=${encodeURIComponent(revision)}`),
-  picks: (id: string, signal?: AbortSignal) => get<Picks>(`${item(id)}/picks`, signal),
-  savePicks: (id: string, picks: Picks) =>
-    send<Picks | null>("PUT", `${item(id)}/picks`, { picks: picks.picks, diameter: picks.diameter, edited: true }),
+  /** Without a picker those of people, else those of the model that is set. */
+  picks: (id: string, picker: string, signal?: AbortSignal) =>
+    get<Picks>(`${item(id)}/picks${picker ? `?picker=${encodeURIComponent(picker)}` : ""}`, signal),
+  /** Becomes "manual"; what the picker has found stays as it is. */
+  savePicks: (id: string, { picks, diameter, picker }: Picks) =>
+    send<Picks>("PUT", `${item(id)}/picks`, {
+      picks: picks.map(({ x, y }) => ({ x, y })),
+      diameter,
+      ...(picker ? { picker } : {}),
+    }),
+  training: (signal?: AbortSignal) => get<Training>("api/picking/train", signal),
+  train: (order: TrainingOrder) => send<Training>("POST", "api/picking/train", order),
+  stopTraining: () => send<Training>("POST", "api/picking/train/stop"),
   retry: (items: string[]) => send<unknown>("POST", "api/retry", { items }),
   decide: (items: string[], decision: Decision) =>
     send<unknown>("POST", "api/decisions", {

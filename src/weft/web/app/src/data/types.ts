@@ -189,10 +189,46 @@ export interface DefocusMap {
 export interface Pick {
   x: number;
   y: number;
+  /** How sure the picker is; null of those picked by hand. */
+  score: number | null;
 }
 
 export interface Picks {
   picks: Pick[];
   diameter: number | null;
-  edited: boolean;
+  /** Whose they are: "manual" for people's own. */
+  picker: string;
+  /** Who has picked in this micrograph. */
+  pickers: string[];
+}
+
+export interface TrainingOrder {
+  picks: string;
+  name: string;
+  start: string;
+  diameter?: number | null;
+}
+
+/** Parts of the pixels that are right: which network on which data. */
+export interface Accuracies {
+  step: number;
+  old_on_old: number | null;
+  new_on_old: number | null;
+  old_on_new: number | null;
+  new_on_new: number | null;
+}
+
+/** A picking network that is being taught, or was. */
+export interface Training {
+  state: "none" | "running" | "done" | "failed" | "stopped";
+  order: TrainingOrder | null;
+  text: string;
+  left_out: string[];
+  steps: number | null;
+  history: Accuracies[];
+  seconds: number | null;
+  model: string;
+  models: string[];
+  /** Whose picks can be learned: in how many micrographs. */
+  pickers: Record<string, number>;
 }

@@ -9,8 +9,10 @@ import { address, go, route } from "../router";
 import { count } from "../ui/format";
 import { useFetched, useKeys } from "../ui/hooks";
 import { StateBadge, VerdictBadge } from "../ui/states";
+import { teaching } from "./controls";
 import { CurvePanel } from "./CurvePanel";
 import { ComparisonPanel, FilePanel, MetricsPanel, SpectrumPanel, StepsPanel } from "./panels";
+import { TeachPanel } from "./TeachPanel";
 import { TracksPanel } from "./Tracks";
 import { ViewerPanel } from "./ViewerPanel";
 
@@ -60,6 +62,7 @@ function Panels({ item }: { item: ItemDetails }) {
   const resolution = columns.column("resolution")?.values[columns.at.get(id) ?? -1] ?? Number.NaN;
   return (
     <div class="item-side">
+      {teaching.value && <TeachPanel />}
       <SpectrumPanel item={item} />
       {has("preprocessed") && <ComparisonPanel item={item} />}
       {curve.data && <CurvePanel curve={curve.data} resolution={resolution} />}

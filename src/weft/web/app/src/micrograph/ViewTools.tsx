@@ -113,7 +113,7 @@ export function ViewSwitches({ fitted, hasMask, hasDenoised }: Omit<Props, "hist
     <div class="view-group" role="group" aria-label="Shown">
       <Switch label="Picks" of={showPicks} title="p" />
       <Switch label="Local defocus" of={showDefocus} disabled={!fitted} />
-      {hasMask && <Switch label="Mask" of={showMask} />}
+      {hasMask && <Switch label="Artefacts" of={showMask} title="Violet: what is masked" />}
       {hasDenoised && <Switch label="Denoised" of={denoised} />}
     </div>
   );

@@ -1,11 +1,13 @@
 /** The micrograph in real space, with everything that changes how it is seen. */
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { api, bitmap, viewAddress } from "../data/api";
+import { api, ApiError, bitmap, viewAddress } from "../data/api";
 import { complain, readonly } from "../data/store";
-import type { ItemDetails, Point } from "../data/types";
+import type { ItemDetails, Picks, Point } from "../data/types";
 import { number } from "../ui/format";
 import { useFetched, useKeys, useSettled } from "../ui/hooks";
-import { contrast, deconvolve, denoised, falloff, showDefocus, showMask, showPicks, strength } from "./controls";
+import {
+  contrast, deconvolve, denoised, falloff, leastScores, picker, showDefocus, showMask, showPicks, strength,
+} from "./controls";
 import { defocusPainter, maskPainter, picksPainter, rampOf, scaleBarPainter } from "./overlays";
 import { PickBar } from "./PickBar";
 import { usePicks } from "./usePicks";
@@ -19,6 +21,16 @@ function extentOf(item: ItemDetails): Point | null {
   if (item.extent) return item.extent;
   const [ny, nx] = item.shape?.slice(-2) ?? [];
   return item.pixel_size && nx && ny ? [nx * item.pixel_size, ny * item.pixel_size] : null;
+}
+
+/** Of the picker that was chosen; of whose there are, where that one is known no more. */
+async function picksOf(id: string, signal: AbortSignal): Promise<Picks> {
+  try {
+    return await api.picks(id, picker.value, signal);
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 404 || !picker.value) throw error;
+    return api.picks(id, "", signal);
+  }
 }
 
 export function ViewerPanel({ item }: { item: ItemDetails }) {
@@ -36,14 +48,15 @@ export function ViewerPanel({ item }: { item: ItemDetails }) {
   const fitted = has("powerspectrum");
   const extent = extentOf(item);
   const { id, revision } = item;
-  const picks = useFetched(pictured ? (signal) => api.picks(id, signal) : null, [id, pictured]);
+  const picks = useFetched(pictured ? (signal) => picksOf(id, signal) : null, [id, pictured, revision, picker.value]);
   const map = useFetched(fitted && showDefocus.value ? (signal) => api.defocus(id, signal) : null, [
     id, revision, fitted, showDefocus.value,
   ]);
   const mask = useFetched(has("mask") && showMask.value ? () => api.mask(id, revision) : null, [
     id, revision, showMask.value,
   ]);
-  const editor = usePicks(id, picks.data);
+  const leastScoresNow = leastScores.value;
+  const editor = usePicks(id, picks.data, (name) => leastScoresNow[name] ?? -Infinity);
 
   useEffect(() => {
     const made = new Viewer(host.current!, canvas.current!);

@@ -58,28 +58,11 @@ export function defocusPainter(map: DefocusMap): Painter {
   };
 }
 
-/** What is masked, hatched in one colour: the image stays visible below. */
+/** What is masked: the server has made it violet and transparent. */
 export function maskPainter(mask: ImageBitmap, extent: readonly [number, number]): Painter {
-  const tinted = document.createElement("canvas");
-  tinted.width = mask.width;
-  tinted.height = mask.height;
-  const context = tinted.getContext("2d");
-  if (context) {
-    context.drawImage(mask, 0, 0);
-    const image = context.getImageData(0, 0, mask.width, mask.height);
-    const { data } = image;
-    for (let i = 0; i < data.length; i += 4) {
-      const alpha = data[i]! > 127 ? 150 : 0;
-      data[i] = 213;
-      data[i + 1] = 94;
-      data[i + 2] = 0;
-      data[i + 3] = alpha;
-    }
-    context.putImageData(image, 0, 0);
-  }
   return (target, frame) => {
     const [left, top] = frame.toScreen(0, 0);
-    target.drawImage(tinted, left, top, extent[0] * frame.scale, extent[1] * frame.scale);
+    target.drawImage(mask, left, top, extent[0] * frame.scale, extent[1] * frame.scale);
   };
 }
 
