@@ -50,6 +50,10 @@ for words in json.load(sys.stdin):
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+#: The threshold that a picker chooses for each micrograph.
+OWN = math.inf
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a picker found in one micrograph.
@@ -173,41 +177,50 @@ def _of_star(path: Path, pixel_size: float) -> tuple[Array, Array]:
 
 
 def weft(cases: Sequence[PickingCase], work: Path, model: Path) -> dict[str, Answer]:
-    """Weft's network; it is told no diameter. Its default threshold is the model's own."""
+    """Weft's network; it is told no diameter. Its default threshold is each micrograph's own."""
     import torch
 
     import weft.picking as package
+    from weft.picking.chances import Chances, best_threshold
     from weft.picking.components import PickingSettings, artefact_mask, find_particles
+    from weft.picking.examples import normalised, on_grid
     from weft.picking.network import ARTEFACT, PARTICLE, PickingModel
-    from weft.picking.segmentation import segment
+    from weft.picking.segmentation import compared_peaks, probabilities
 
     torch.set_num_threads(1)
     data = model.read_bytes()
     loaded = PickingModel.from_bytes(data, str(model))
     digest = hashlib.sha256(data)
     source = Path(str(package.__file__)).parent
-    for name in ("network.py", "segmentation.py", "examples.py"):
+    for name in ("network.py", "segmentation.py", "examples.py", "components.py", "chances.py"):
         digest.update((source / name).read_bytes())
     folder = work / "weft" / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     network = loaded.network()
-    levels = sorted({*np.round(np.linspace(0.05, 0.95, 19), 2), 0.02, 0.98, round(loaded.threshold, 4)})
+    grid = {*np.round(np.linspace(0.05, 0.95, 19), 2).tolist(), 0.02, 0.98}
     answers = {}
     for case in cases:
-        path = folder / f"{case.name}.npy"
-        if not path.exists():
-            with mrcfile.open(case.image) as file:
-                image = torch.from_numpy(np.array(file.data, dtype=np.float32))
-            seen = segment(image, case.pixel_size, loaded, network)
-            np.save(path, seen.probabilities.astype(np.float16))
-        found = np.load(path).astype(np.float32)
+        path = folder / f"{case.name}.npz"
         settings = PickingSettings()
         if loaded.diameter > 0.0:
             settings = settings.model_copy(update={"diameter": loaded.diameter})
+        if not path.exists():
+            with mrcfile.open(case.image) as file:
+                image = torch.from_numpy(np.array(file.data, dtype=np.float32))
+            small = normalised(on_grid(image, case.pixel_size, loaded.pixel_size))
+            seen = probabilities(small, network).numpy()
+            dirt = artefact_mask(seen[ARTEFACT], settings)
+            peaks = compared_peaks(small, seen[PARTICLE], dirt, network, settings)
+            chosen = best_threshold(peaks.values, Chances(loaded.chances).of(peaks), loaded.least_chance)
+            np.savez(path, found=seen.astype(np.float16), chosen=chosen)
+        with np.load(path) as kept:
+            found, chosen = kept["found"].astype(np.float32), round(float(kept["chosen"]), 4)
         mask = artefact_mask(found[ARTEFACT], settings)
         picks = {}
-        for level in levels:
+        for level in sorted(grid):
             some = find_particles(found[PARTICLE], mask, case.size, level, loaded.label_scale, settings)
             picks[float(level)] = (some.xy, some.score)
-        answers[case.name] = Answer(picks, float(round(loaded.threshold, 4)), mask)
+        own = find_particles(found[PARTICLE], mask, case.size, chosen, loaded.label_scale, settings)
+        picks[OWN] = own.xy, own.score
+        answers[case.name] = Answer(picks, OWN, mask)
     return answers

@@ -27,7 +27,7 @@ import numpy as np
 import pickers
 from measuring import table
 from numpy.typing import NDArray
-from pickers import Answer
+from pickers import OWN, Answer
 from picking_sets import SETS, PickingCase, cases_of_set
 from picking_structures import PACKAGES, STRUCTURES
 from scipy.spatial import cKDTree
@@ -135,9 +135,12 @@ class Measured:
     def __init__(self, picker: str, cases: Sequence[PickingCase], answers: dict[str, Answer]) -> None:
         self.picker, self.cases, self.answers = picker, cases, answers
         first = answers[cases[0].name]
-        self.default, self.levels = first.default, list(first.picks)
+        self.default, self.levels = first.default, [level for level in first.picks if level != OWN]
         self.scores = {
-            case.name: {level: score(answers[case.name].picks[level][0], case) for level in self.levels}
+            case.name: {
+                level: score(answers[case.name].picks[level][0], case)
+                for level in {*self.levels, self.default}
+            }
             for case in cases
         }
 
@@ -171,7 +174,7 @@ class Measured:
         return {
             "micrographs": what,
             "picker": NAMES[self.picker],
-            "threshold": f"{threshold} ({level:g})",
+            "threshold": threshold if level == OWN else f"{threshold} ({level:g})",
             "precision": s.precision,
             "recall": s.recall,
             "F1": s.f1,
@@ -248,7 +251,7 @@ def means_table(measured: Sequence[Measured], cases: Sequence[PickingCase]) -> s
             rows.append(
                 {
                     "picker": NAMES[one.picker],
-                    "threshold": f"{threshold} ({level:g})",
+                    "threshold": threshold if level == OWN else f"{threshold} ({level:g})",
                     "mean precision": float(np.mean([s.precision for s in scores])),
                     "mean recall": float(np.mean([s.recall for s in scores])),
                     "mean F1": float(np.mean([s.f1 for s in scores])),

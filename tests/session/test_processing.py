@@ -54,7 +54,7 @@ def _ran(session: Session, before: dict[str, dict[str, float]]) -> dict[str, set
     for name, record in session.store.read_all().items():
         old = before.get(name, {})
         out[name] = {step for step, stamp in _stamps(session, name).items() if old.get(step) != stamp}
-        assert set(record.timings) <= {"motion", "ctf"}
+        assert set(record.timings) <= {"motion", "ctf", "pick"}
     return out
 
 
@@ -166,8 +166,8 @@ def test_nothing_is_done_twice(copy: Session) -> None:
     ("key", "value", "steps"),
     [
         ("ctf.range_max", "6.5", {"ctf"}),
-        ("motion.bfactor", "50", {"motion", "ctf"}),
-        ("average.dose_weighting", "none", {"motion", "ctf"}),
+        ("motion.bfactor", "50", {"motion", "ctf", "pick"}),
+        ("average.dose_weighting", "none", {"motion", "ctf", "pick"}),
         ("engine.threads", "1", set()),
         ("input.frames", "{frames}/movie_*.tif", set()),
     ],
@@ -294,5 +294,5 @@ def test_a_settings_file_that_breaks_during_a_run_spoils_nothing(new_session: Ne
 
 def test_records_hold_timings_apart(finished: Session) -> None:
     data = json.loads(finished.store.path("movie_000").read_text())
-    assert set(data["timings"]) == {"motion", "ctf"}
+    assert set(data["timings"]) == {"motion", "ctf", "pick"}
     assert "seconds" not in json.dumps(data["steps"])

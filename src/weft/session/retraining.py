@@ -95,7 +95,7 @@ def train_picker(
     RequestError
         No picks, no diameter, or a name that is taken by the model that ships.
     """
-    if name == DEFAULT or not name or "/" in name or name.startswith("."):
+    if name in (DEFAULT, MANUAL) or not name or "/" in name or name.startswith("."):
         raise RequestError(f"a model cannot be called {name!r}; choose another name with --name")
     root = session.root
     model, network = network_of(model_file(root, start), device)
