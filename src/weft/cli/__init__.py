@@ -34,7 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "match": ("weft.cli.match", "Find a known structure in tomograms."),
     "candidates": ("weft.cli.candidates", "Take candidates from finished searches, or merge them."),
     "average": ("weft.cli.average", "Average particles in two halves, with FSC and alignment."),
-    "denoise": ("weft.cli.denoise", "Denoise micrographs or tomograms with a network that learns from halves."),
+    "denoise": (
+        "weft.cli.denoise",
+        "Denoise micrographs or tomograms with a network that learns from halves.",
+    ),
     "preprocess": ("weft.cli.preprocess", "Prepare micrographs: crop, downsample, filter, normalise ..."),
     "report": ("weft.cli.report", "One HTML file about a session: figures, filters, pictures, settings."),
     "import": ("weft.cli.import_", "Take in picks and alignments of other programs, and projects of Warp."),

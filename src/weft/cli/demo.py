@@ -160,7 +160,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             f"{row['particles_true']:>6}{row['particles']:>6}{row['particles_f1']:>6.2f}"
         )
     lines.append(
-        "before: movement left uncorrected; errors are RMS over 25 places of the field; F1: of picks within half "
-        "a radius"
+        "before: movement left uncorrected; errors are RMS over 25 places of the field; F1: of picks within "
+        "half a radius"
     )
     return "\n".join(lines)

@@ -79,7 +79,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "masked": Quantity("masked", "%", 100.0, "Masked", "Part of the image that is masked"),
     "particles": Quantity("particles", "", 1.0, "Particles", "Number of picked particles"),
     "artefacts": Quantity(
-        "artefacts", "%", 100.0, "Artefacts", "Part of the field that holds something else than ice and particles"
+        "artefacts", "%", 100.0, "Artefacts", "Part of the field with other things than ice and particles"
     ),
     "frames": Quantity("frames", "", 1.0, "Frames", "Number of frames"),
 }
