@@ -241,7 +241,7 @@ class Session:
     # ------------------------------------------------------------------ tables
 
     def write_tables(self, records: Mapping[str, Record]) -> None:
-        """Write micrographs.star, its like for what was selected or prepared, particles.star, tomograms.star."""
+        """Write micrographs.star, its like of those selected or prepared, particles.star, tomograms.star."""
         write_tomograms_star(self.root / "tomograms.star", records.values(), self.root)
         if records and all(record.kind != "movie" for record in records.values()):
             return  # tilts are no micrographs

@@ -35,8 +35,8 @@ class ParticlesStep(Step):
         wanted = picked(job.root, job.item, names, settings.min_score)
         if wanted is None:
             raise ItemError(
-                f"{job.item}: there are no picks of {', '.join(names) or 'any picker'}; particles.picks names "
-                "the picker"
+                f"{job.item}: there are no picks of {', '.join(names) or 'any picker'}; particles.picks "
+                "names the picker"
             )
         part, _ = cut_item(job, wanted, settings, job.root / SESSION_STACKS)
         outputs = {"particle_rows": f"{SESSION_STACKS}/{job.item}.json"}
