@@ -58,6 +58,7 @@ def make_session(
         cs=2.7,
         amplitude=0.07,
         dose_per_frame=1.0,
+        picking={"model": ""},
     )
     for number in range(squares):
         (frames / f"square_{number:02d}").mkdir(parents=True)

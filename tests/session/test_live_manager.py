@@ -299,7 +299,7 @@ def test_settings_hold_from_the_next_item_on_and_mark_the_others_stale(
         assert manager.preview_settings({"ctf.range_max": "4.5"}) == {"steps": {"ctf": 4}, "items": 4}
         assert manager.preview_settings({"engine.attempts": "3"}) == {"steps": {}, "items": 0}
         both = manager.preview_settings({"motion.bfactor": "70", "ctf.range_max": "4.5"})
-        assert both == {"steps": {"motion": 4, "ctf": 4}, "items": 4}
+        assert both == {"steps": {"motion": 4, "ctf": 4, "pick": 4}, "items": 4}
         with pytest.raises(SettingsError, match="range_max"):
             manager.change_settings({"motion.bfactor": "70", "ctf.range_max": "nonsense"})
         assert session.settings.plain()["motion"]["bfactor"] != 70.0

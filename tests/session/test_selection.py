@@ -246,7 +246,7 @@ def test_every_metric_that_is_filtered_by_is_one_that_something_writes() -> None
     ctf = CTFModel(np.zeros((1, 1)), (1.0, 1.0), 0.0, 0.0, 0.0, 3.0, (40.0, 3.0), 0.5)
     written = set(ctf.metrics()) | set(MotionModel(2, (1.0, 1.0), np.zeros((2, 2))).metrics())
     # of the motion step itself, of masks, of picking
-    written |= {"contrast", "frames", "masked", "particles"}
+    written |= {"contrast", "frames", "masked", "particles", "artefacts"}
     assert {quantity.metric for quantity in QUANTITIES.values()} <= written
 
 

@@ -45,7 +45,9 @@ def test_columns_are_in_the_units_of_screens(owner: TestClient, web_session: Any
     expected = [web_session[name].metrics["defocus"] * 1e-4 for name in columns["ids"]]
     np.testing.assert_allclose(defocus["values"], expected, rtol=1e-6)
     assert columns["metrics"]["astigmatism_angle"]["unit"] == "°"
-    assert "particles" not in columns["metrics"], "nobody has measured them"
+    particles = [web_session[name].metrics["particles"] for name in columns["ids"]]
+    assert columns["metrics"]["particles"]["values"] == particles
+    assert "tilts" not in columns["metrics"], "nobody has measured them"
 
 
 def test_columns_follow_the_session(owner: TestClient) -> None:
@@ -72,7 +74,7 @@ def test_a_range_is_counted_and_written(owner: TestClient, web_session: Any) -> 
     assert (by_name["defocus"]["passes"], by_name["defocus"]["only"]) == (2, 1)
     assert (by_name["motion"]["passes"], by_name["resolution"]["passes"]) == (3, 3)
     assert by_name["defocus"]["min"] == pytest.approx(min(defocus.values()))
-    assert by_name["particles"]["min"] is None
+    assert by_name["particles"]["min"] == min(web_session[name].metrics["particles"] for name in defocus)
     table = read_star(web_session.root / "micrographs_selected.star")["micrographs"]
     assert len(table) == 2
     assert not any(lowest in name for name in table.strings("rlnMicrographName"))
@@ -134,7 +136,7 @@ def test_a_change_is_shown_before_it_is_made(owner: TestClient, web_session: Any
     assert preview == {"errors": {}, "steps": {"ctf": 3}, "items": 3}
     assert web_session.settings.plain()["ctf"]["range_max"] == 8.0
     both = owner.post("/api/settings/preview", json={"changes": {"motion.patch": "300"}}).json()
-    assert both["steps"] == {"motion": 3, "ctf": 3}
+    assert both["steps"] == {"motion": 3, "ctf": 3, "pick": 3}
     applied = owner.post("/api/settings", json=changes)
     assert applied.status_code == 200
     assert web_session.settings.plain()["ctf"]["range_max"] == 6.0
