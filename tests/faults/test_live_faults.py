@@ -46,7 +46,7 @@ def _done(session: Session) -> bool:
     with suppress(Exception):
         found = session.store.read_all().values()
         done = [{name for name, step in r.steps.items() if step.status == "done"} for r in found]
-        return len(done) == 3 and all({"motion", "ctf"} <= names for names in done)
+        return len(done) == 3 and all({"motion", "ctf", "pick"} <= names for names in done)
     return False
 
 
