@@ -126,16 +126,22 @@ def true_track(truth: dict[str, Any]) -> Any:
     return track
 
 
+#: RELION's table of optics, as far as movies and particles have it in common.
+MICROSCOPE: dict[str, Any] = {
+    "rlnOpticsGroupName": ["opticsGroup1"],
+    "rlnOpticsGroup": [1],
+    "rlnMicrographOriginalPixelSize": [SIMULATED["pixel_size"]],
+    "rlnVoltage": [300.0],
+    "rlnSphericalAberration": [2.7],
+    "rlnAmplitudeContrast": [0.07],
+}
+
+
 def optics_table(box: int) -> Table:
     """Of images at the pixel size of the movies."""
     return Table(
         {
-            "rlnOpticsGroupName": ["opticsGroup1"],
-            "rlnOpticsGroup": [1],
-            "rlnMicrographOriginalPixelSize": [SIMULATED["pixel_size"]],
-            "rlnVoltage": [300.0],
-            "rlnSphericalAberration": [2.7],
-            "rlnAmplitudeContrast": [0.07],
+            **MICROSCOPE,
             "rlnImagePixelSize": [SIMULATED["pixel_size"]],
             "rlnImageSize": [box],
             "rlnImageDimensionality": [2],
@@ -200,19 +206,11 @@ def theirs(out: Path, stems: list[str], truths: dict[str, Any], given: Any) -> i
     for name in ("frames", "gain.mrc"):
         if not (folder / name).exists():
             (folder / name).symlink_to(out / name)
-    optics = {
-        "rlnOpticsGroupName": ["opticsGroup1"],
-        "rlnOpticsGroup": [1],
-        "rlnMicrographOriginalPixelSize": [SIMULATED["pixel_size"]],
-        "rlnVoltage": [300.0],
-        "rlnSphericalAberration": [2.7],
-        "rlnAmplitudeContrast": [0.07],
-    }
     movies = {
         "rlnMicrographMovieName": [f"frames/{s}.tif" for s in stems],
         "rlnOpticsGroup": [1] * len(stems),
     }
-    write_star(folder / "movies.star", {"optics": Table(optics), "movies": Table(movies)})
+    write_star(folder / "movies.star", {"optics": Table(MICROSCOPE), "movies": Table(movies)})
     run_relion(
         "run_motioncorr",
         *("--i", "movies.star", "--o", "Motion/", "--use_own", "--j", 1, "--only_do_unfinished"),
@@ -221,14 +219,13 @@ def theirs(out: Path, stems: list[str], truths: dict[str, Any], given: Any) -> i
         *("--patch_x", given.patches, "--patch_y", given.patches, "--gainref", "gain.mrc"),
         cwd=folder,
     )
-    # RELION lays all frames on the first one, Weft on their mean: places move by what lies between
+    # RELION lays all frames on the first one, as Weft and the simulation do
     for stem in stems:
         truth = truths[stem]
         use = inside(truth, given.box)
         xy = np.array(truth["particles_xy"])[use]
-        first = true_track(truth)(xy)[0]
         # whole pixels, so that nobody rounds them
-        at = np.round((xy + first) / SIMULATED["pixel_size"])
+        at = np.round(xy / SIMULATED["pixel_size"])
         to = folder / "coords" / "Motion" / "frames" / f"{stem}_pick.star"
         to.parent.mkdir(parents=True, exist_ok=True)
         write_star(to, {"": Table({"rlnCoordinateX": at[:, 0], "rlnCoordinateY": at[:, 1]})})
@@ -276,8 +273,7 @@ def _with_poses(folder: Path, weft_list: Path, truths: dict[str, Any], given: An
         seen[stem] = number + 1
         truth = truths[stem]
         use = inside(truth, given.box)
-        xy = np.array(truth["particles_xy"])[use][number : number + 1]
-        wanted = (xy + true_track(truth)(xy)[0])[0]
+        wanted = np.array(truth["particles_xy"])[use][number]
         asked = np.array([cut.floats("rlnCoordinateX")[i], cut.floats("rlnCoordinateY")[i]])
         rest = wanted - asked * SIMULATED["pixel_size"]
         row = of[stem][number]

@@ -18,8 +18,9 @@ from weft.formats import mrc
 from weft.formats.star import Table, read_star, write_star
 from weft.picking.picks import Picks
 from weft.session.foreign_particles import read_particles, update_particles
-from weft.session.particle_export import ParticleReport, export_particles
+from weft.session.particle_export import export_particles
 from weft.session.particle_extraction import ParticleSettings
+from weft.session.particle_report import ParticleReport
 from weft.session.pick_files import pick_path, write_picks
 from weft.session.session import Session
 

@@ -167,6 +167,12 @@ class CTFModel:
         half = 0.5 * self.astigmatism
         return mean + half, mean - half, np.full(len(places), self.angle)
 
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """defocus_u, defocus_v (Å) and angle (degrees) of the field: what one filter for all of it takes."""
+        half = 0.5 * self.astigmatism
+        return self.defocus + half, self.defocus - half, self.angle
+
     def plane(self) -> tuple[float, float]:
         """Tilt of the specimen (degrees) and direction of its axis from +x, counter-clockwise (degrees)."""
         ny, nx = self.surface.shape

@@ -23,7 +23,7 @@ _SMALLEST_DISC = 2.5
 _RING_WEIGHT = 0.3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """One micrograph whose particles are known.
 

@@ -32,12 +32,15 @@ class Segmentation:
 
     Attributes
     ----------
+    image : (y, x) float32
+        What it has seen: the micrograph on its grid, normalised.
     probabilities : (3, y, x) float32
         Of background, particle and artefact.
     size : (float, float)
         Of the field, x and y, Å.
     """
 
+    image: torch.Tensor
     probabilities: NDArray[np.float32]
     size: tuple[float, float]
 
@@ -89,7 +92,7 @@ def segment(
     network = network or model.network(image.device)
     small = normalised(on_grid(image, pixel_size, model.pixel_size))
     size = (image.shape[1] * pixel_size, image.shape[0] * pixel_size)
-    return Segmentation(probabilities(small, network).cpu().numpy(), size)
+    return Segmentation(small, probabilities(small, network).cpu().numpy(), size)
 
 
 def probabilities(image: torch.Tensor, network: SegmentationNetwork) -> torch.Tensor:
@@ -136,19 +139,17 @@ def pick(
     """
     settings = settings or PickingSettings()
     network = network or model.network(image.device)
-    small = normalised(on_grid(image, pixel_size, model.pixel_size))
-    size = (image.shape[1] * pixel_size, image.shape[0] * pixel_size)
-    seen = probabilities(small, network).cpu().numpy()
-    mask = artefact_mask(seen[ARTEFACT], settings)
-    particle = seen[PARTICLE]
+    seen = segment(image, pixel_size, model, network)
+    mask = artefact_mask(seen.probabilities[ARTEFACT], settings)
+    particle = seen.probabilities[PARTICLE]
     threshold = settings.threshold
     if threshold is None:
-        peaks = compared_peaks(small, particle, mask, network, settings)
+        peaks = compared_peaks(seen.image, particle, mask, network, settings)
         threshold = best_threshold(peaks.values, Chances(model.chances).of(peaks), model.least_chance)
     if settings.diameter is None and model.diameter > 0.0:
         settings = settings.model_copy(update={"diameter": model.diameter})
-    picks = find_particles(particle, mask, size, threshold, model.label_scale, settings)
-    return Found(picks, mask, size, threshold)
+    picks = find_particles(particle, mask, seen.size, threshold, model.label_scale, settings)
+    return Found(picks, mask, seen.size, threshold)
 
 
 def compared_peaks(

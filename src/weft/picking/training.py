@@ -109,7 +109,7 @@ class Trainer:
         self._random = np.random.default_rng(settings.seed)
         self._weights = torch.ones(len(CLASSES), device=self.device)
         self._weights[PARTICLE] = settings.particle_weight
-        self._targets: dict[int, Targets] = {}
+        self._targets: dict[Example, Targets] = {}
 
     def batch(
         self, examples: Sequence[Example], size: int
@@ -118,9 +118,9 @@ class Trainer:
         drawn: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         while len(drawn) < size:
             example = examples[int(self._random.integers(len(examples)))]
-            if id(example) not in self._targets:
-                self._targets[id(example)] = targets(example, self.label_scale)
-            drawn.append(_tile(example, self._targets[id(example)], self.settings.tile, self._random))
+            if example not in self._targets:
+                self._targets[example] = targets(example, self.label_scale)
+            drawn.append(_tile(example, self._targets[example], self.settings.tile, self._random))
         images, classes, weights = (torch.stack(part).to(self.device) for part in zip(*drawn, strict=True))
         return images[:, None], classes, weights
 

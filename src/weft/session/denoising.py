@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from weft.defocus.micrograph import CTFModel
 from weft.denoising.cubes import WORDS
 from weft.denoising.micrographs import (
+    ImageCTF,
     MicrographDenoisingSettings,
     MicrographTrainingSettings,
     deconvolution_of,
@@ -27,11 +29,12 @@ from weft.formats import mrc
 from weft.formats.atomic import atomic_write
 from weft.micrographs.deconvolution import DeconvolutionSettings
 from weft.session.config import SessionSettings
+from weft.session.records import Record
 
 if TYPE_CHECKING:
     from weft.session.session import Session
 
-__all__ = ["denoise_files", "kept_simulations", "micrograph_pairs", "read_model"]
+__all__ = ["denoise_files", "image_ctf", "kept_simulations", "micrograph_pairs", "read_model"]
 
 #: Pixels of all halves together that are held in memory.
 _MOST_PIXELS = 1 << 28
@@ -77,8 +80,6 @@ def micrograph_pairs(
     RequestError
         If there are none: saying which setting makes them.
     """
-    from weft.session.steps.denoise_micrograph import image_ctf
-
     given: SessionSettings = session.settings
     deconvolution = given.get(DeconvolutionSettings) if settings.deconvolve else None
     needed = ("motion", "ctf") if settings.deconvolve else ("motion",)
@@ -133,6 +134,12 @@ def micrograph_pairs(
         listed = ", ".join(f"{size:g}" for size in sorted(sizes))
         raise RequestError(f"the averages have different pixel sizes ({listed} Å); choose some with --only.")
     return pairs, float(np.median(list(sizes))), deconvolution
+
+
+def image_ctf(record: Record, settings: SessionSettings) -> ImageCTF:
+    """The mean CTF of a micrograph."""
+    model = CTFModel.from_dict(record.steps["ctf"].results["model"])
+    return ImageCTF(model.mean, settings.input.optics(), model.phase_shift)
 
 
 def kept_simulations(

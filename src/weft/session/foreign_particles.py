@@ -19,8 +19,9 @@ from weft.errors import CorruptError, FormatError, ItemError, RequestError
 from weft.formats.star import Column, Table, format_star, read_star, write_star
 from weft.session.items import Item, Movie
 from weft.session.micrograph_names import MicrographNames
-from weft.session.particle_export import ParticleReport, chosen_items
+from weft.session.particle_export import chosen_items
 from weft.session.particle_extraction import Wanted, ctf_columns, done_step
+from weft.session.particle_report import ParticleReport
 
 if TYPE_CHECKING:
     from weft.session.session import Session

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from weft.session.particle_extraction import (
     picked,
 )
 from weft.session.particle_parts import Part, write_particles_star
+from weft.session.particle_report import ParticleReport
 from weft.session.pick_files import FOLDER, pickers
 from weft.session.picking import picker_name
 from weft.session.step import Job
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STACKS",
-    "ParticleReport",
     "chosen_items",
     "chosen_pickers",
     "export_particles",
@@ -44,53 +43,6 @@ __all__ = [
 ]
 
 STACKS = "stacks"
-_NAMED = 6  # of the names that a message lists
-
-
-@dataclass
-class ParticleReport:
-    """What was written.
-
-    Attributes
-    ----------
-    path : Path or None
-        ``particles.star``; None where there are no particles.
-    written : dict of str to int
-        Micrograph → its particles in the table.
-    cut : list of str
-        Micrographs whose particles were cut now; those of others were there already.
-    skipped : dict of str to int
-        Why particles were left out → how many.
-    problems, notes : list of str
-        Micrographs that could not be done, and why; what else is worth knowing.
-    """
-
-    path: Path | None = None
-    written: dict[str, int] = field(default_factory=dict)
-    cut: list[str] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        """Particles in the table."""
-        return sum(self.written.values())
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 where a micrograph could not be done or nothing was written."""
-        return 1 if self.problems or not self.count else 0
-
-    def leave_out(self, skipped: Mapping[str, int]) -> None:
-        """Count particles that are left out."""
-        for why, count in skipped.items():
-            self.skipped[why] = self.skipped.get(why, 0) + count
-
-    def lines(self) -> list[str]:
-        """For people: all but the last line."""
-        left = [f"{count} particles left out: {why}" for why, count in self.skipped.items()]
-        return [*self.problems, *self.notes, *left]
 
 
 def usual_picker(settings: SessionSettings) -> str:

@@ -19,6 +19,7 @@ from weft.session.items import Movie
 from weft.session.micrograph_names import MicrographNames
 from weft.session.pick_conversion import AverageFrame, PickImportSettings, convert, needs_a_flip_choice
 from weft.session.pick_files import MANUAL, pick_path, write_picks
+from weft.session.picking import DEFAULT
 
 if TYPE_CHECKING:
     from weft.session.session import Session
@@ -204,7 +205,7 @@ def import_picks(
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise RequestError(f"--name {name!r}: use letters, digits and . _ + - only.")
-    if name in (MANUAL, "default"):
+    if name in (MANUAL, DEFAULT):
         raise RequestError(f"--name {name}: these are Weft's own picks; choose another name.")
 
 

@@ -16,9 +16,9 @@ from scipy.spatial import cKDTree
 from weft.errors import ItemError, RequestError
 from weft.formats import mrc
 from weft.formats.atomic import atomic_write_bytes
-from weft.picking.examples import Example, normalised, on_grid
+from weft.picking.examples import Example
 from weft.picking.network import ARTEFACT, PickingModel, SegmentationNetwork
-from weft.picking.segmentation import probabilities
+from weft.picking.segmentation import segment
 from weft.picking.training import Accuracies, TrainingSettings, retrain
 from weft.session.example_files import read_example, simulate_examples
 from weft.session.pick_files import MANUAL, pick_path, read_picks
@@ -160,20 +160,18 @@ def _example(
         raise ItemError("it has no average yet; run the motion step")
     pixel_size = float(record.metrics["pixel_size"])
     image = np.asarray(mrc.read(session.root / done.outputs["average"])[0], dtype=np.float32)
-    size = (image.shape[1] * pixel_size, image.shape[0] * pixel_size)
     picked = read_picks(path, pixel_size)
     diameter = diameter or picked.diameter
     if not math.isfinite(diameter):
         raise ItemError(f"{path} does not say how large the particles are; give --diameter")
-    xy = picked.xy
-    xy = xy[np.isfinite(xy).all(1)]
-    xy = xy[((xy >= 0.0) & (xy <= np.array(size))).all(1)]
     device = next(network.parameters()).device
-    small = normalised(on_grid(torch.from_numpy(image).to(device), pixel_size, model.pixel_size))
-    artefact = (probabilities(small, network)[ARTEFACT] > 0.5).cpu().numpy()
+    seen = segment(torch.from_numpy(image).to(device), pixel_size, model, network)
+    xy = picked.xy[np.isfinite(picked.xy).all(1)]
+    xy = xy[((xy >= 0.0) & (xy <= np.array(seen.size))).all(1)]
+    artefact = seen.probabilities[ARTEFACT] > 0.5
     if len(xy):
         y, x = np.nonzero(artefact)
-        steps = np.array([size[0] / artefact.shape[1], size[1] / artefact.shape[0]])
+        steps = np.array([seen.size[0] / artefact.shape[1], seen.size[1] / artefact.shape[0]])
         near = cKDTree(xy).query(np.stack([x, y], axis=1) * steps)[0] < diameter
         artefact[y[near], x[near]] = False
-    return Example(small.cpu().numpy(), size, xy, float(diameter), artefact, name=name)
+    return Example(seen.image.cpu().numpy(), seen.size, xy, float(diameter), artefact, name=name)

@@ -7,7 +7,6 @@ Which particles is for :mod:`weft.session.particle_lists` to say; what is writte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,50 +23,18 @@ from weft.particles.subtomograms import SubTomogramMaker
 from weft.session.particle_cutting import contrast_of, distortion_of, half_sets, mapped_stack
 from weft.session.particle_export_settings import ParticleExportSettings
 from weft.session.particle_files import Written, particle_files
+from weft.session.particle_report import ParticleReport
 from weft.session.tomogram_export import AlignedSeries, SeriesExport, aligned_series, check_inside
 from weft.tilts.images import TiltImages
 
 if TYPE_CHECKING:
     from weft.session.session import Session
 
-__all__ = ["ParticleExportSettings", "SubtomogramReport", "export_subtomograms"]
+__all__ = ["ParticleExportSettings", "export_subtomograms"]
 
 #: Images are brought to the output's pixel size as a whole first where that makes them so much smaller.
 _WHOLE = 1.5
 _NAMED = 6  # of the names that a message lists
-
-
-@dataclass(frozen=True)
-class SubtomogramReport:
-    """What was written.
-
-    Attributes
-    ----------
-    path : Path or None
-        The table of particles; None where there are none.
-    written : dict of str to int
-        Tomogram → particles.
-    skipped : dict of str to int
-        Why particles were left out → how many.
-    problems, notes : list of str
-        Series that were not written, and why; what else is worth knowing.
-    """
-
-    path: Path | None = None
-    written: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        """Particles that were written."""
-        return sum(self.written.values())
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 where a series failed or nothing was written."""
-        return 1 if self.problems or not self.count else 0
 
 
 def export_subtomograms(
@@ -80,7 +47,7 @@ def export_subtomograms(
     project: str | Path | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> SubtomogramReport:
+) -> ParticleReport:
     """Cut particles out of the session's tilt images and write them with their tables.
 
     Parameters
@@ -118,7 +85,7 @@ def export_subtomograms(
     states = SeriesExport()
     ready = {item.name: item for item in aligned_series(session, only, states)}
     listed = set(particles.tomogram)
-    report = SubtomogramReport()
+    report = ParticleReport()
     report.problems.extend(p for p in states.problems if p.split(":", 1)[0] in listed)
     _strangers(session, particles, only, report)
     tasks = []
@@ -150,12 +117,11 @@ def export_subtomograms(
         return report
     weights = {item.name: _weights(item, cutting) for item, _ in tasks if item.name in report.written}
     written = Written([item for item, _ in tasks if item.name in report.written], weights)
-    return replace(report, path=files.finish(written))
+    report.path = files.finish(written)
+    return report
 
 
-def _strangers(
-    session: Session, particles: TomoParticles, only: str | None, report: SubtomogramReport
-) -> None:
+def _strangers(session: Session, particles: TomoParticles, only: str | None, report: ParticleReport) -> None:
     """Particles of tomograms that the session does not know."""
     names = {series.name for series in session.series.values()}
     strange = [name for name in dict.fromkeys(particles.tomogram) if name not in names]
@@ -184,7 +150,7 @@ def _usable(
     mine: NDArray[np.int64],
     cutting: ImageSeriesSettings,
     min_tilts: int,
-    report: SubtomogramReport,
+    report: ParticleReport,
 ) -> NDArray[np.int64]:
     """Those that can be cut out; why others cannot is counted in the report."""
 
@@ -192,7 +158,7 @@ def _usable(
         nonlocal mine
         lost = int((~keep).sum())
         if lost:
-            report.skipped[why] = report.skipped.get(why, 0) + lost
+            report.leave_out({why: lost})
             mine = mine[keep]
 
     numbers = np.concatenate([particles.xyz[mine], particles.euler[mine]], axis=1)

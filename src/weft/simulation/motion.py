@@ -1,7 +1,7 @@
 """How the specimen moves: a drift of everything, and a smooth local motion that relaxes with dose.
 
-Tracks have mean zero over the frames at every place, so a feature's place in the aligned average is
-the mean of its places in the frames.
+Tracks are zero in the first frame at every place, so a feature's place in the aligned average is where it
+is there.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from weft.simulation.specimen import Specimen, projection_matrix
-from weft.simulation.splatting import PaddedGrid
+from weft.simulation.splatting import PaddedGrid, coarse_transform
 
 __all__ = ["projections_spectrum"]
 
@@ -57,12 +57,7 @@ def projections_spectrum(
             turns.astype(np.float32),
             np.ascontiguousarray(centres),
         )
-    columns, upper = grid.nx // 2 + 1, grid.ny // 2
-    half = scipy.fft.rfft(fine, axis=1)[:, :columns]
-    half = scipy.fft.fft(half, axis=0, overwrite_x=True)
-    spectrum = np.concatenate([half[:upper], half[my - upper :]])
-    spectrum[upper] = 0.0
-    spectrum[:, -1] = 0.0
+    spectrum = coarse_transform(fine, grid)
     spectrum *= (np.sinc(scipy.fft.fftfreq(grid.ny) / 1.5) ** -4).astype(np.float32)[:, None]
     spectrum *= (np.sinc(scipy.fft.rfftfreq(grid.nx) / 1.5) ** -4).astype(np.float32)[None, :]
     return np.asarray(spectrum)

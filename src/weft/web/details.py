@@ -220,9 +220,8 @@ def deconvolution(
         pixel_size = float(about["pixel_size"])
     optics = Optics(pixel_size, float(used["voltage"]), float(used["cs"]), float(used["amplitude"]))
     given: dict[str, Any] = {"strength": strength, "falloff": falloff, "highpass": highpass}
-    half = 0.5 * model.astigmatism
     return Deconvolution(
-        (model.defocus + half, model.defocus - half, model.angle),
+        model.mean,
         optics,
         model.phase_shift,
         DeconvolutionSettings(**{key: value for key, value in given.items() if value is not None}),

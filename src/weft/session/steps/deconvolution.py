@@ -37,10 +37,9 @@ class DeconvolutionStep(Step):
         pixel_size = float(job.record.metrics["pixel_size"])
         optics = job.settings.input.optics().at_pixel_size(pixel_size)
         model = CTFModel.from_dict(job.record.steps["ctf"].results["model"])
-        half = 0.5 * model.astigmatism
         out = deconvolve(
             torch.from_numpy(np.asarray(image, dtype=np.float32)).to(job.device),
-            (model.defocus + half, model.defocus - half, model.angle),
+            model.mean,
             optics,
             job.settings.get(DeconvolutionSettings),
             model.phase_shift,

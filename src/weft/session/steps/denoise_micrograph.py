@@ -9,10 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from weft.defocus.micrograph import CTFModel
 from weft.denoising.micrographs import (
     DEFAULT_MODEL,
-    ImageCTF,
     MicrographDenoisingSettings,
     deconvolution_of,
     default_model,
@@ -24,13 +22,12 @@ from weft.formats import mrc
 from weft.movies.average import AverageSettings
 from weft.physics.fourier import resize
 from weft.session.config import SessionSettings
-from weft.session.denoising import read_model
+from weft.session.denoising import image_ctf, read_model
 from weft.session.pictures import thumbnail, write_png
-from weft.session.records import Record
 from weft.session.step import Job, Step, StepResult, inside
 from weft.settings import Settings
 
-__all__ = ["STEP", "DenoiseMicrographStep", "image_ctf", "model_of"]
+__all__ = ["STEP", "DenoiseMicrographStep", "model_of"]
 
 
 class DenoiseMicrographStep(Step):
@@ -101,14 +98,6 @@ def model_of(settings: MicrographDenoisingSettings, root: Path) -> Denoiser:
     if settings.model == DEFAULT_MODEL:
         return default_model()
     return read_model(inside(root, settings.model), dims=2)
-
-
-def image_ctf(record: Record, settings: SessionSettings) -> ImageCTF:
-    """The mean CTF of a micrograph."""
-    model = CTFModel.from_dict(record.steps["ctf"].results["model"])
-    half = 0.5 * model.astigmatism
-    defocus = (model.defocus + half, model.defocus - half, model.angle)
-    return ImageCTF(defocus, settings.input.optics(), model.phase_shift)
 
 
 STEP = DenoiseMicrographStep()

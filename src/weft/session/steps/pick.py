@@ -34,7 +34,8 @@ class PickStep(Step):
 
     def files(self, settings: SessionSettings, root: Path) -> dict[str, Path]:
         """The trained model."""
-        return {"model": model_file(root, settings.get(PickingSettings).model)}
+        model = settings.get(PickingSettings).model
+        return {"model": model_file(root, model)} if model else {}
 
     def run(self, job: Job) -> StepResult:
         """See :class:`Step`."""
