@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from weft.movies.motion import MotionModel, MotionSettings, fit_motion
     from weft.physics.optics import Optics
     from weft.session.items import Movie
-    from weft.session.running import RunReport
+    from weft.session.run_report import RunReport
     from weft.session.session import Session, new, open
 
 #: Public name → module that defines it. The whole public API is here.
@@ -64,7 +64,7 @@ _PUBLIC = {
     "PreprocessSettings": "weft.micrographs.preprocessing",
     "Preprocessed": "weft.micrographs.preprocessing",
     "RequestError": "weft.errors",
-    "RunReport": "weft.session.running",
+    "RunReport": "weft.session.run_report",
     "Session": "weft.session.session",
     "SessionError": "weft.errors",
     "SettingsError": "weft.errors",

@@ -15,10 +15,10 @@ from weft.formats import mrc
 from weft.formats.star import Table, read_star, write_star
 from weft.picking.picks import Picks
 from weft.session.particle_export import export_particles
-from weft.session.particle_extraction import ParticleSettings
 from weft.session.pick_files import pick_path, write_picks
 from weft.session.session import Session
 from weft.session.tables import write_micrographs_star
+from weft.session.wanted_particles import ParticleSettings
 from weft.simulation.specimen import load_specimen
 
 Relion = Callable[..., str]

@@ -17,13 +17,9 @@ from scipy.interpolate import RectBivariateSpline
 from weft.errors import ItemError
 from weft.formats import mrc
 from weft.movies.frames import load_frames
-from weft.particles.extraction import (
-    Extracted,
-    ExtractionSettings,
-    LocalCTF,
-    extract_particles,
-    sort_out,
-)
+from weft.particles import frame_sums, windows
+from weft.particles.extraction import Extracted, ExtractionSettings, extract_particles, sort_out
+from weft.particles.local_ctf import LocalCTF
 from weft.physics import fourier
 from weft.physics.ctf import astigmatic_defocus, ctf
 from weft.physics.geometry import euler_matrix
@@ -127,12 +123,10 @@ def test_frames_on_disk_and_in_memory_are_the_same() -> None:
 
 
 def test_few_at_a_time_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    import weft.particles.extraction as module
-
     settings = ExtractionSettings(box=32, halves=True, normalise=False)
     whole = _all(extract_particles(_movie(), PLACES * PIXEL, _track, OPTICS, settings))
-    monkeypatch.setattr(module, "SUMS", 1)
-    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(frame_sums, "SUMS", 1)
+    monkeypatch.setattr(windows, "CHUNK", 1)
     batches = list(extract_particles(_movie(), PLACES * PIXEL, _track, OPTICS, settings))
     assert [len(b.rows) for b in batches] == [1, 1, 1, 1]
     single = _all(batches)

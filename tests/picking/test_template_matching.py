@@ -167,7 +167,7 @@ def test_scores_are_the_correlation_under_the_mask(step: float, shape: tuple[int
     sections = search.projector.sections(found.orientations.euler)
     factor = torch.from_numpy((-gain * transfer(ky, kx, u, v, angle)).astype(np.float32))
     images = centred_images(sections * factor, box).numpy().astype(np.float64)
-    start, mask = box // 2 - search.reach, search.mask.numpy().astype(np.float64)
+    start, mask = box // 2 - search.correlation.reach, search.correlation.mask.numpy().astype(np.float64)
     part = slice(start, start + len(mask))
     all_scores = np.stack(
         [brute(prepared.image.numpy(), prepared.allowed.numpy(), one[part, part], mask) for one in images]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from weft.errors import SessionError, SettingsError
-from weft.session import dispatch, housekeeping
+from weft.session import housekeeping, tries
 from weft.session.live import Manager
 from weft.session.session import Session
 from weft.session.work import Outcome, Task
@@ -409,12 +409,12 @@ def test_work_that_breaks_down_is_tried_again(
     session: Session, frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the disk fills up in the middle of it, and even the record cannot be written."""
-    monkeypatch.setattr(dispatch, "_FIRST_DELAY", 0.1)
-    tries: list[str] = []
+    monkeypatch.setattr(tries, "FIRST_DELAY", 0.1)
+    tried: list[str] = []
 
     def work(task: Task) -> Outcome:
-        tries.append(task.item)
-        if len(tries) < 3:
+        tried.append(task.item)
+        if len(tried) < 3:
             raise OSError(28, "No space left on device", "/somewhere")
         from weft.session.work import set_aside
 
@@ -425,7 +425,7 @@ def test_work_that_breaks_down_is_tried_again(
         _movie(frames, "a.tif", 1e9)
         _wait(lambda: any("No space left" in alert["text"] for alert in manager.status()["alerts"]))
         _wait(lambda: _states(manager) == {"a": "failed"})
-        assert tries == ["a", "a", "a"]
+        assert tried == ["a", "a", "a"]
         assert manager.board.entry("a").reason == "enough"
 
 

@@ -15,7 +15,7 @@ import pytest
 from series_files import Folder, mdoc, movie_names
 
 import weft
-from weft.session import config, dispatch, series_book
+from weft.session import config, series_book, tries
 from weft.session.board import Board
 from weft.session.dispatch import Dispatcher
 from weft.session.plan import Expectations
@@ -159,7 +159,7 @@ def test_a_movie_that_is_given_up_is_not_waited_for(desk: Desk) -> None:
     """Work on it breaks down without a word in its record, until nobody tries any more."""
     desk.arrive()
     assert len(desk.work(but=[MOVIES[3]])) == len(MOVIES)
-    for attempt in range(dispatch._MOST_TRIES):
+    for attempt in range(tries.MOST_TRIES):
         assert SERIES not in names(desk.work(but=[MOVIES[3]])), attempt
         desk.dispatcher.outcome(Outcome(MOVIES[3], (), "No space left on device", "motion"))
         desk.dispatcher.hurry()

@@ -19,10 +19,10 @@ from weft.formats.star import Table, read_star, write_star
 from weft.picking.picks import Picks
 from weft.session.foreign_particles import read_particles, update_particles
 from weft.session.particle_export import export_particles
-from weft.session.particle_extraction import ParticleSettings
 from weft.session.particle_report import ParticleReport
 from weft.session.pick_files import pick_path, write_picks
 from weft.session.session import Session
+from weft.session.wanted_particles import ParticleSettings
 
 BOX, PIXEL = 64, 1.5
 NAMES = ("movie_000", "movie_001", "movie_002")

@@ -16,7 +16,7 @@ import weft
 from weft.errors import SessionError, SettingsError
 from weft.formats import mrc
 from weft.formats.star import read_star
-from weft.session.running import Progress
+from weft.session.run_report import Progress
 from weft.session.session import Session
 
 NewSession = Callable[..., Session]

@@ -21,7 +21,8 @@ from weft.matching.scattering import density_from_points
 from weft.session import template_picking
 from weft.session.pick_files import pickers, read_picks
 from weft.session.session import Session
-from weft.session.template_picking import PickTemplate, pick_with_template, read_peaks, rethreshold
+from weft.session.template_files import read_peaks
+from weft.session.template_picking import PickTemplate, pick_with_template, rethreshold
 
 POINTS = torch.tensor([[-30.0, 0, 0, 1], [0, 0, 10, 1], [25, 15, 0, 1], [10, -25, -10, 1]])
 TEMPLATE = density_from_points(POINTS, 4.0, 40, blur=200.0)
@@ -68,7 +69,7 @@ def test_picks_are_filed_and_only_what_changed_is_searched(
 ) -> None:
     names = list(session.items)
     report = pick_with_template(session, template, SETTINGS, {"threshold": 3.5})
-    assert (report.exit_code, report.searched, len(searches)) == (0, names, 3)
+    assert (report.exit_code, report.done, len(searches)) == (0, names, 3)
     assert pickers(session.root) == ["hook"]
     first = session.root / "picks" / "hook" / f"{names[0]}.star"
     picks = read_picks(first, 1.5)
@@ -92,7 +93,7 @@ def test_picks_are_filed_and_only_what_changed_is_searched(
     (session.root / "mask").mkdir()
     mrc.write(session.root / "mask" / f"{names[2]}.mrc", np.eye(60, dtype=np.int8), 8.0, dtype=np.int8)
     report = pick_with_template(session, template, {"whiten": True})
-    assert report.searched == names[1:]
+    assert report.done == names[1:]
     assert [bool(options["excluded"] is not None) for options in searches[-2:]] == [False, True]
 
 
@@ -124,13 +125,13 @@ def test_items_fail_alone_and_names_are_not_taken_away(
     report = pick_with_template(session, template, SETTINGS)
     assert list(report.failed) == names[:1]
     assert report.exit_code == 1
-    assert report.searched == names[1:]
+    assert report.done == names[1:]
     # peaks that are broken are found again
     broken = session.root / "picks" / "hook" / "peaks" / f"{names[1]}.npz"
     broken.write_bytes(b"PK\x03\x04")
     with pytest.raises(CorruptError, match="finds them anew"):
         read_peaks(broken)
-    assert pick_with_template(session, template).searched == [names[1]]
+    assert pick_with_template(session, template).done == [names[1]]
     for name in ("manual", "default", "a b"):
         with pytest.raises(RequestError, match="--name"):
             pick_with_template(session, template, name=name)

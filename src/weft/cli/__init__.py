@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "match": ("weft.cli.match", "Find a known structure in tomograms."),
     "candidates": ("weft.cli.candidates", "Take candidates from finished searches, or merge them."),
     "average": ("weft.cli.average", "Average particles in two halves, with FSC and alignment."),
+    "backproject": ("weft.cli.backproject", "Make a map from tilt images of any program."),
+    "vae": ("weft.cli.vae", "Structures of single particles from their tilt images."),
     "denoise": (
         "weft.cli.denoise",
         "Denoise micrographs or tomograms with a network that learns from halves.",

@@ -115,7 +115,7 @@ def average(
     first, second = result.average.particles
     fsc = result.average.fsc
     typer.echo(
-        f"resolution {_resolution(fsc, 0.143)} at FSC 0.143, {_resolution(fsc, 0.5)} "
+        f"resolution {resolution_text(fsc, 0.143)} at FSC 0.143, {resolution_text(fsc, 0.5)} "
         f"at 0.5, from {first} + {second} particles"
     )
     typer.echo(f"map: {paths['map']}")
@@ -144,7 +144,7 @@ def _of_session(
 
 def _tell(done: Iteration) -> None:
     """A line a round."""
-    curve = f"FSC 0.143 at {_resolution(done.fsc, 0.143)}, 0.5 at {_resolution(done.fsc, 0.5)}"
+    curve = f"FSC 0.143 at {resolution_text(done.fsc, 0.143)}, 0.5 at {resolution_text(done.fsc, 0.5)}"
     if done.number == 0:
         typer.echo(f"as given: {curve}")
         return
@@ -154,7 +154,8 @@ def _tell(done: Iteration) -> None:
     )
 
 
-def _resolution(fsc: FSC, threshold: float) -> str:
+def resolution_text(fsc: FSC, threshold: float) -> str:
+    """In words, where a curve falls below a threshold."""
     found = fsc.resolution(threshold)
     if found == float("inf"):
         return "nothing in common"

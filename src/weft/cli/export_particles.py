@@ -9,7 +9,7 @@ import typer
 
 from weft.cli.options import SessionArgument, settings_options
 from weft.cli.progress import counted
-from weft.session.particle_extraction import ParticleSettings
+from weft.session.wanted_particles import ParticleSettings
 
 __all__ = ["particles"]
 

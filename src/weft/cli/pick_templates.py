@@ -102,7 +102,7 @@ def _tell(report: TemplateReport, root: Path) -> None:
 
     for item, reason in report.failed.items():
         typer.echo(f"failed: {item}: {reason}")
-    counts = [f"{len(report.searched)} searched", f"{len(report.current)} from earlier searches"]
+    counts = [f"{len(report.done)} searched", f"{len(report.current)} from earlier searches"]
     for what, items in (
         ("failed", report.failed),
         ("excluded by hand", report.excluded),

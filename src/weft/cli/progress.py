@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from weft.session.running import Progress, RunReport
+    from weft.session.run_report import Progress, RunReport
 
 __all__ = ["counted", "duration", "show_progress", "summary"]
 

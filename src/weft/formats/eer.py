@@ -7,7 +7,6 @@ the rest of Weft calls a frame is the sum of a group of them.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from weft.errors import CorruptError, FormatError, SettingsError, TruncatedError
 from weft.formats.eer_codec import EerBits, StreamError, add_frame, decode_buffer
 from weft.formats.eer_write import split_counts, write_eer
-from weft.formats.tiff import read_bytes
+from weft.formats.open_file import OpenFile
 from weft.formats.tiff_layout import (
     EER_HORIZONTAL_BITS,
     EER_SKIP_BITS,
@@ -70,7 +69,7 @@ class Grouping:
         return np.arange(n // size + 1, dtype=np.int64) * size
 
 
-class EerMovie:
+class EerMovie(OpenFile):
     """Groups of raw EER frames, decoded one by one; reading is thread-safe.
 
     Parameters
@@ -108,7 +107,7 @@ class EerMovie:
         expected_frames: int | None = None,
         raw_dose: float | None = None,
     ) -> None:
-        self.path = Path(path)
+        path = self.path = Path(path)
         if upsampling not in (1, 2, 4):
             raise SettingsError(f"EER upsampling is 1, 2 or 4, not {upsampling}")
         self._level = upsampling.bit_length() - 1
@@ -149,7 +148,7 @@ class EerMovie:
         self.pixel_size = None if sensor_pixel is None else sensor_pixel / upsampling
         self.dose_per_frame = None if raw_dose is None else raw_dose * float(sizes.mean())
         self.note = self._describe(sizes)
-        self._fd = os.open(self.path, os.O_RDONLY)
+        super().__init__(path)
 
     def __len__(self) -> int:
         return len(self._edges) - 1
@@ -167,7 +166,7 @@ class EerMovie:
     def _add(self, raw: int, buffer: NDArray[Any]) -> None:
         page, bits = self._pages[raw], self._bits[raw]
         # the strips of a frame are one stream
-        parts = [read_bytes(self._fd, self.path, o, n, raw) for o, n in zip(page.offsets, page.counts)]
+        parts = [self.read_bytes(o, n, raw) for o, n in zip(page.offsets, page.counts)]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         try:
             add_frame(data, buffer, self.sensor_shape, bits, self._level)
@@ -192,22 +191,6 @@ class EerMovie:
         if left := self.raw_frames - used:
             text += f"; the last {left} ({100 * left / self.raw_frames:.1f} % of the electrons) fill no group"
         return text
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> EerMovie:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()
 
 
 def _bits_of(page: TiffPage) -> EerBits:

@@ -7,7 +7,6 @@ has MRC's row 0 first, as IMOD, SerialEM, RELION, MotionCor and Warp do it (docs
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,12 @@ import numpy as np
 import tifffile
 from numpy.typing import ArrayLike, NDArray
 
-from weft.errors import CorruptError, FormatError, TruncatedError
+from weft.errors import CorruptError, FormatError
 from weft.formats.atomic import atomic_write
+from weft.formats.open_file import OpenFile
 from weft.formats.tiff_layout import TiffLayout, TiffPage, read_layout
 
-__all__ = ["TiffMovie", "page_dtype", "read_bytes", "read_tiff", "write_tiff"]
+__all__ = ["TiffMovie", "page_dtype", "read_tiff", "write_tiff"]
 
 _DECODERS: dict[int, Callable[..., Any]] = {
     5: imagecodecs.lzw_decode,
@@ -35,7 +35,7 @@ _DECODERS: dict[int, Callable[..., Any]] = {
 _COMPRESSIONS = {"none": None, "lzw": "lzw", "deflate": "zlib", "zstd": "zstd"}
 
 
-class TiffMovie:
+class TiffMovie(OpenFile):
     """The images of a TIFF file, decoded one by one; reading is thread-safe.
 
     Parameters
@@ -59,7 +59,7 @@ class TiffMovie:
     def __init__(
         self, path: str | Path, *, flip: bool = True, allow_tail: bool = False, first_only: bool = False
     ) -> None:
-        self.path = Path(path)
+        path = self.path = Path(path)
         self.flip = flip
         layout = read_layout(self.path, allow_tail=allow_tail)
         self._order: Literal["<", ">"] = layout.order
@@ -67,7 +67,7 @@ class TiffMovie:
         self.shape = self._pages[0].shape
         self.dtype = page_dtype(self.path, self._pages[0])
         self.pixel_size = _pixel_size(self._pages[0])
-        self._fd = os.open(self.path, os.O_RDONLY)
+        super().__init__(path)
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -83,7 +83,7 @@ class TiffMovie:
         across = math.ceil(page.shape[1] / page.block[1])
         for block, (offset, count) in enumerate(zip(page.offsets, page.counts)):
             y, x = (block // across) * page.block[0], (block % across) * page.block[1]
-            data = read_bytes(self._fd, self.path, offset, count, index)
+            data = self.read_bytes(offset, count, index)
             rows = page.block[0] if page.tiled else min(page.block[0], page.shape[0] - y)
             part = self._decode(page, data, (rows, page.block[1]), index, block)
             target = view[y : y + rows, x : x + page.block[1]]
@@ -123,22 +123,6 @@ class TiffMovie:
         if page.predictor == 3:
             return np.asarray(imagecodecs.floatpred_decode(np.ascontiguousarray(array), axis=-1))
         return array
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> TiffMovie:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()
 
 
 def read_tiff(path: str | Path, *, flip: bool = True) -> NDArray[Any]:
@@ -216,18 +200,6 @@ def page_dtype(path: Path, page: TiffPage) -> np.dtype[Any]:
     if page.predictor not in (1, 2, 3) or (page.predictor == 3 and page.kind != "f"):
         raise FormatError(path, f"TIFF predictor {page.predictor} is not supported")
     return np.dtype(f"{page.kind}{page.bits // 8}")
-
-
-def read_bytes(fd: int, path: Path, offset: int, count: int, frame: int) -> bytes:
-    """``count`` bytes from ``offset``, or TruncatedError."""
-    data = os.pread(fd, count, offset)
-    while len(data) < count:
-        # the kernel may return less than asked for; nothing at all means the end
-        more = os.pread(fd, count - len(data), offset + len(data))
-        if not more:
-            raise TruncatedError(path, "it has become shorter while it was read; copy it again", frame=frame)
-        data += more
-    return data
 
 
 def _movie_pages(layout: TiffLayout) -> tuple[TiffPage, ...]:

@@ -139,23 +139,47 @@ class HalfSums:
         if not series.premultiplied:
             values *= weight
         weight = weight.square_()
-        rows = series.rotation[:, :, :2]
+        which, tilt = (series.weight > 0).nonzero(as_tuple=True)
+        images = series.rotation[which, tilt, :2], values[which, tilt], weight[which, tilt]
+        self.add_sections(band, *images, series.half[which.to(series.half.device)])
+        self.count(series.half)
 
-        def one(half: int) -> None:
-            mine = (series.half == half).nonzero()[:, 0]
-            seen = series.weight[mine] > 0
+    def count(self, half: torch.Tensor) -> None:
+        """Note particles that have been added: 0 or 1 for each, (particles,)."""
+        for which in (0, 1):
+            self.particles[which] += int((half == which).sum())
+
+    def add_sections(
+        self,
+        band: Band,
+        rows: torch.Tensor,
+        values: torch.Tensor,
+        weights: torch.Tensor,
+        half: torch.Tensor,
+    ) -> None:
+        """Add central sections to their halves.
+
+        Parameters
+        ----------
+        band : Band
+            The c coefficients that they consist of.
+        rows : (images, 2, 3) float32
+            The first two rows of each image's rotation.
+        values : (images, c) complex64
+            H F.
+        weights : (images, c) float32
+            H².
+        half : (images,) int64
+            0 or 1.
+        """
+
+        def one(which: int) -> None:
+            mine = (half == which).nonzero()[:, 0].to(values.device)
             if len(mine) == 0:
                 return
+            chosen = band.ux, band.uy, values[mine], weights[mine]
             for operator in self._operators:
-                insert(
-                    self.halves[half],
-                    (rows[mine] @ operator)[seen],
-                    band.ux,
-                    band.uy,
-                    values[mine][seen],
-                    weight[mine][seen],
-                )
-            self.particles[half] += len(mine)
+                insert(self.halves[which], rows[mine] @ operator, *chosen)
 
         if values.device.type != "cpu" or torch.get_num_threads() == 1:
             one(0)
@@ -169,7 +193,9 @@ class HalfSums:
         sums = (self.halves[0] + self.halves[1]) if which is None else self.halves[which]
         return _shell_mean(sums.complete().weight)
 
-    def map(self, which: int | None = None, fsc: torch.Tensor | None = None) -> torch.Tensor:
+    def map(
+        self, which: int | None = None, fsc: torch.Tensor | None = None, constant: float = 0.0
+    ) -> torch.Tensor:
         """One half, or both together.
 
         Parameters
@@ -177,6 +203,8 @@ class HalfSums:
         which : 0, 1 or None
         fsc : (shells,) tensor, optional
             Of the two halves: filters the map. Without, what has not been seen is damped and no more.
+        constant : float
+            Filters the map, too: 1/τ² as a share of ⟨Σ H²⟩ over all shells, the same everywhere.
 
         Returns
         -------
@@ -192,6 +220,8 @@ class HalfSums:
             ratio = (1.0 - fsc) / ((2.0 if which is None else 1.0) * fsc)
             extra = (mean * ratio.to(mean.device)).float()
             weight = weight + extra[radius.round().long().clamp(max=len(extra) - 1)]
+        if constant > 0.0:
+            weight = weight + constant * float(sums.weight[radius <= n // 2 - 0.5].mean())
         spectrum = sums.data / torch.maximum(weight, _LEAST_WEIGHT * per_place).clamp(min=1e-20)
         spectrum *= radius <= n // 2 - 0.5
         spectrum = spectrum.roll((-(m // 2), -(m // 2)), (0, 1))
@@ -199,8 +229,12 @@ class HalfSums:
         inside = slice(m // 2 - n // 2, m // 2 - n // 2 + n)
         return (full[inside, inside, inside] / apodisation(n, full.device)).contiguous()
 
-    def finish(self, pixel_size: float, mask: torch.Tensor | None = None) -> Average:
+    def finish(
+        self, pixel_size: float, mask: torch.Tensor | None = None, constant: float | None = None
+    ) -> Average:
         """Make the maps and compare the halves under `mask`, by default the settings' sphere.
+
+        The map of both halves is filtered by the FSC or, where one is given, by a `constant` (:meth:`map`).
 
         Raises
         ------
@@ -216,7 +250,7 @@ class HalfSums:
             mask = fsc_mask(self.size, pixel_size, self.settings)
         halves = torch.stack([self.map(0), self.map(1)])
         fsc = half_map_fsc(halves[0], halves[1], pixel_size, mask.to(halves.device))
-        both = self.map(None, usable(fsc))
+        both = self.map(None, usable(fsc)) if constant is None else self.map(None, constant=constant)
         counts = (self.particles[0], self.particles[1])
         return Average(halves, both, self.shell_weights(), fsc, counts, self)
 

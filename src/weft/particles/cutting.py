@@ -17,6 +17,7 @@ import torch
 from pydantic import field_validator
 
 from weft.errors import ItemError, RequestError
+from weft.particles.box import even_box, particle_diameter
 from weft.particles.image_series import ImageSeries, series_transfer
 from weft.particles.resampling import at_pixels
 from weft.physics import fourier
@@ -27,7 +28,6 @@ from weft.tilts.gridding import TiltContrast
 
 __all__ = ["ImageSeriesSettings", "image_series_batches", "tilt_weights", "visible_tilts"]
 
-DIAMETER = 0.75  # of the box: the particle, where nothing is said about it
 MARGIN = 8  # pixels of a patch beyond the output's, on all sides: its Fourier series wraps around there
 LEAST_GROUND = 0.02  # part of the box that must be background for its noise to be known
 BATCH_VALUES = 1 << 25  # that a batch may hold, kernels and transforms included
@@ -69,17 +69,12 @@ class ImageSeriesSettings(Settings):
     )
     invert: bool = setting(True, "Make density positive: light particles on a dark ground.")
 
-    @field_validator("box")
-    @classmethod
-    def _even(cls, value: int) -> int:
-        if value % 2:
-            raise ValueError(f"a box has an even number of pixels, not {value}")
-        return value
+    _even = field_validator("box")(even_box)
 
     @property
     def particle_diameter(self) -> float:
         """Å, the one that is given or the one that a box of this size is meant for."""
-        return self.diameter or DIAMETER * self.box * self.pixel_size
+        return particle_diameter(self.diameter, self.box, self.pixel_size)
 
     def padded(self, size: int) -> int:
         """Pixels of a patch for a box of `size`."""

@@ -3,9 +3,6 @@
 As Warp does (Tegunov & Cramer 2019, "Export of corrected data"), the whole image of a particle is moved in
 every frame by the track at the particle's centre. In an aligned average every pixel moves by a track of its
 own, which would distort the CTF within a particle's box.
-
-A window is cut at the pixel next to where the particle lies in a frame; the rest of the way is a factor in
-Fourier space, so that the particle comes exactly onto pixel n//2 and nothing is interpolated.
 """
 
 from __future__ import annotations
@@ -22,21 +19,18 @@ from pydantic import field_validator
 
 from weft.errors import ItemError
 from weft.movies.drift import FrameStack
-from weft.movies.warp import accumulate, node_places, spline_response
 from weft.particles.background import Ground, normalise_background, outside_circle
+from weft.particles.box import even_box, particle_diameter
+from weft.particles.frame_sums import FrameSums
+from weft.particles.local_ctf import LocalCTF
 from weft.particles.resampling import at_pixels
-from weft.particles.windows import WindowPlan, cut_windows
+from weft.particles.windows import WindowPlan, undistorted
 from weft.physics import fourier
-from weft.physics.ctf import astigmatic_defocus, ctf
-from weft.physics.dose import DoseWeighting, dose_of_frames, dose_weight
+from weft.physics.dose import DoseWeighting
 from weft.physics.optics import Optics
 from weft.settings import Settings, setting
 
-__all__ = ["Extracted", "ExtractionSettings", "LocalCTF", "extract_particles", "sort_out"]
-
-DIAMETER = 0.75  # of the box: the particle, where nothing is said about it
-SUMS = 3 << 27  # bytes of the sums over frames that are kept at a time
-CHUNK = 1 << 24  # values of the windows that are worked on at a time
+__all__ = ["Extracted", "ExtractionSettings", "extract_particles", "sort_out"]
 
 
 class ExtractionSettings(Settings):
@@ -94,40 +88,17 @@ class ExtractionSettings(Settings):
     halves: bool = setting(False, "Also write particles of the even and of the odd frames.")
     float16: bool = setting(False, "Write 16-bit floats (MRC mode 12) instead of 32-bit ones.")
 
-    @field_validator("box")
-    @classmethod
-    def _even(cls, value: int) -> int:
-        if value % 2:
-            raise ValueError(f"a box has an even number of pixels, not {value}")
-        return value
+    _even = field_validator("box")(even_box)
 
     def background_diameter(self, pixel_size: float) -> float:
         """Å: the one that is given, or that of a particle for which a box of this size is meant."""
-        return self.diameter or DIAMETER * self.box * pixel_size
+        return particle_diameter(self.diameter, self.box, pixel_size)
 
     def window(self) -> int:
         """Pixels of the output that are worked on before they are cropped to the box."""
         if self.ctf == "none":
             return self.box
         return 2 * math.ceil(0.5 * self.padding * self.box - 1e-6)
-
-
-@dataclass(frozen=True)
-class LocalCTF:
-    """The CTF at each particle.
-
-    Attributes
-    ----------
-    defocus_u, defocus_v, angle : (n,) arrays
-        Å, Å, degrees.
-    phase_shift : float
-        Degrees.
-    """
-
-    defocus_u: NDArray[np.float64]
-    defocus_v: NDArray[np.float64]
-    angle: NDArray[np.float64]
-    phase_shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -251,74 +222,26 @@ def extract_particles(
     tracks = np.zeros((len(frames), len(places), 2)) if track is None else track(places)
     if len(tracks) != len(frames):
         raise ItemError(f"the motion is of {len(tracks)} frames, the movie has {len(frames)}")
-    maker = _Maker(plan, settings, optics, len(frames), distortion)
-    step = max(1, SUMS // (maker.groups * plan.window[0] * (plan.window[1] // 2 + 1) * 8))
-    for first in range(0, len(places), step):
-        rows = np.arange(first, min(first + step, len(places)))
-        sums = maker.summed(frames, (places[rows] + tracks[:, rows]) / plan.pixel)
-        yield from maker.finished(sums, rows, places[rows] / plan.pixel, ctf, seed)
+    groups = 2 if settings.halves and len(frames) > 1 else 1
+    sums = FrameSums(plan, optics, len(frames), settings.dose_weighting or "warp", groups)
+    finisher = _Finisher(plan, settings, optics, sums.scales(), distortion)
+    for first in range(0, len(places), sums.batch):
+        rows = np.arange(first, min(first + sums.batch, len(places)))
+        spectra = sums.summed(frames, (places[rows] + tracks[:, rows]) / plan.pixel)
+        yield from finisher.particles(spectra, rows, places[rows] / plan.pixel, ctf, seed)
 
 
 @dataclass(frozen=True)
-class _Maker:
-    """What all particles of a micrograph share."""
+class _Finisher:
+    """What makes particles of the sums of their windows."""
 
     plan: WindowPlan
     settings: ExtractionSettings
     optics: Optics
-    n_frames: int
+    scales: tuple[torch.Tensor, ...]  # of the sum over all groups and, if there are several, of each
     distortion: torch.Tensor | None
 
-    @property
-    def groups(self) -> int:
-        """Sums over frames: one, or those of the even and of the odd ones."""
-        return 2 if self.settings.halves and self.n_frames > 1 else 1
-
-    def _radius(self) -> torch.Tensor:
-        """|k| of a window's coefficients, 1/Å."""
-        ky, kx = self.plan.frequencies()
-        return torch.hypot(ky, kx)
-
-    def _weight(self, radius: torch.Tensor, frame: int) -> torch.Tensor | None:
-        model = self.settings.dose_weighting or "warp"
-        if model == "none" or self.n_frames == 1:
-            return None
-        doses = dose_of_frames(self.n_frames, self.optics.dose_per_frame, self.optics.prior_dose)
-        return dose_weight(radius, float(doses[frame]), self.optics.voltage, model)
-
-    def summed(self, frames: FrameStack, at: NDArray[np.float64]) -> torch.Tensor:
-        """Weighted sums of windows: (groups, n, y, x//2+1) complex64; `at` (frames, n, 2) in pixels."""
-        plan, n = self.plan, at.shape[1]
-        ny, nx = plan.window
-        ky, kx = torch.fft.fftfreq(ny), torch.fft.rfftfreq(nx)
-        radius = self._radius()
-        sums: torch.Tensor | None = None
-        step = max(1, CHUNK // (ny * nx))
-        for f in range(self.n_frames):
-            image = plan.reduced(frames[f])
-            if sums is None:
-                shape = (self.groups, n, ny, nx // 2 + 1)
-                sums = torch.zeros(shape, dtype=torch.complex64, device=image.device)
-            weight = self._weight(radius, f)
-            whole = np.round(at[f]).astype(np.int64)
-            rest = torch.as_tensor(at[f] - whole)
-            for first in range(0, n, step):
-                part = slice(first, min(first + step, n))
-                spectra = fourier.rfft2(cut_windows(image, whole[part], plan.window))
-                one = torch.ones(len(spectra), 1, dtype=torch.float64)
-                along_y = torch.polar(one * torch.ones(ny), 2.0 * math.pi * rest[part, 1:] * ky)
-                along_x = torch.polar(one * torch.ones(len(kx)), 2.0 * math.pi * rest[part, :1] * kx)
-                spectra *= along_x.to(image.device, torch.complex64)[:, None]
-                factor = along_y.to(image.device, torch.complex64)[:, :, None]
-                group = sums[f % self.groups, part]
-                if weight is None:
-                    group += spectra.mul_(factor)
-                else:
-                    group += spectra.mul_(factor).mul_(weight.to(image.device))
-        assert sums is not None
-        return sums
-
-    def finished(
+    def particles(
         self,
         sums: torch.Tensor,
         rows: NDArray[np.int64],
@@ -327,29 +250,17 @@ class _Maker:
         seed: int,
     ) -> Iterator[Extracted]:
         """From sums of windows to particles; `at` (n, 2): where they lie, pixels."""
-        step = max(1, CHUNK // (self.plan.window[0] * self.plan.window[1]))
-        radius = self._radius()
-        squares: list[torch.Tensor | float] = [0.0, 0.0]
-        for f in range(self.n_frames):
-            weight = self._weight(radius, f)
-            squares[f % 2] = squares[f % 2] + (1.0 if weight is None else weight.square())
-        counts = ((self.n_frames + 1) // 2, self.n_frames // 2)
-
-        def scale(of: tuple[int, ...]) -> torch.Tensor:
-            # as in `make_average`: noise keeps the spectrum that it has without weights
-            total = sum(squares[g] for g in of) * sum(counts[g] for g in of)
-            return 1.0 / torch.as_tensor(total, dtype=torch.float32).sqrt().clamp(min=1e-12).to(sums.device)
-
-        for first in range(0, len(rows), step):
-            part = slice(first, min(first + step, len(rows)))
+        scales = [scale.to(sums.device) for scale in self.scales]
+        for first in range(0, len(rows), self.plan.batch):
+            part = slice(first, min(first + self.plan.batch, len(rows)))
             ground = self._ground(at[part], sums.device)
             local = rows[part]
-            wanted = [(sums[:, part].sum(0), scale((0, 1)))]
-            if self.groups == 2:
-                wanted += [(sums[g, part], scale((g,))) for g in (0, 1)]
+            wanted = [sums[:, part].sum(0)]
+            if len(scales) > 1:
+                wanted += [group[part] for group in sums]
             images, good = [], np.ones(len(local), bool)
-            for spectra, factor in wanted:
-                made = self._image(spectra * factor, local, ctf)
+            for spectra, scale in zip(wanted, scales, strict=True):
+                made = self._image(spectra * scale, local, ctf)
                 if self.settings.invert:
                     made.neg_()
                 if self.settings.normalise:
@@ -377,10 +288,11 @@ class _Maker:
         """(n, box, box) from what was summed."""
         plan, settings = self.plan, self.settings
         if self.distortion is not None:
-            spectra = fourier.rfft2(_undistorted(fourier.irfft2(spectra, plan.window), plan, self.distortion))
+            spectra = fourier.rfft2(undistorted(fourier.irfft2(spectra, plan.window), plan, self.distortion))
         if settings.ctf != "none":
             assert local is not None
-            spectra = spectra * self._transfer(rows, local).to(spectra.device)
+            transfer = local.transfer(rows, *plan.frequencies(), self.optics)
+            spectra = spectra * (transfer.sign() if settings.ctf == "flip" else transfer).to(spectra.device)
         images = plan.resampled(spectra, settings.box)
         if images is None:
             half = plan.window[1] // 2, plan.window[0] // 2
@@ -388,28 +300,3 @@ class _Maker:
             ratio = (plan.output / plan.pixel[0], plan.output / plan.pixel[1])
             images = at_pixels(fourier.irfft2(spectra, plan.window), at, settings.box, ratio)
         return images
-
-    def _transfer(self, rows: NDArray[np.int64], local: LocalCTF) -> torch.Tensor:
-        """The CTF at particles, or its sign."""
-        ky, kx = (k.double() for k in self.plan.frequencies())
-        azimuth = torch.atan2(ky, kx).expand(ky.shape[0], kx.shape[1])
-
-        def of(values: NDArray[np.float64]) -> torch.Tensor:
-            return torch.as_tensor(values[rows], dtype=torch.float64)[:, None, None]
-
-        defocus = astigmatic_defocus(of(local.defocus_u), of(local.defocus_v), of(local.angle), azimuth[None])
-        values = ctf((ky**2 + kx**2)[None], defocus, self.optics, local.phase_shift).float()
-        return values.sign() if self.settings.ctf == "flip" else values
-
-
-def _undistorted(images: torch.Tensor, plan: WindowPlan, distortion: torch.Tensor) -> torch.Tensor:
-    """Windows without the anisotropic magnification, about their centres."""
-    ny, nx = plan.window
-    nodes = (node_places(plan.window) - [nx // 2, ny // 2]) * plan.pixel
-    field = nodes @ (distortion.numpy() - np.eye(2)).T / plan.pixel
-    out = torch.zeros_like(images)
-    for image, result in zip(images, out, strict=True):
-        accumulate(result[None], image[None].contiguous(), field[None], np.ones((1, 1)))
-    ky, kx = torch.fft.fftfreq(ny), torch.fft.rfftfreq(nx)
-    response = spline_response(ky, field[..., 1])[:, None] * spline_response(kx, field[..., 0])
-    return fourier.irfft2(fourier.rfft2(out) / response.to(out.device), plan.window)

@@ -16,9 +16,10 @@ import torch
 from weft.physics.fourier import irfft3, random_phases, rfft3, shells_3d
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FSC", "crossing", "fsc_figure", "half_map_fsc", "shell_correlation", "soft_sphere"]
+__all__ = ["FSC", "crossing", "draw_fsc", "fsc_figure", "half_map_fsc", "shell_correlation", "soft_sphere"]
 
 #: Phases are randomised from where the unmasked correlation falls below this (RELION's choice too).
 _RANDOMISE_BELOW = 0.8
@@ -173,7 +174,12 @@ def fsc_figure(fsc: FSC, title: str = "") -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    draw_fsc(figure.add_subplot(), fsc, title)
+    return figure
+
+
+def draw_fsc(axes: Axes, fsc: FSC, title: str = "") -> None:
+    """The curves of :func:`fsc_figure` on axes of a figure."""
     k = fsc.k[1:].numpy()
     if fsc.randomised_from != float("inf"):
         axes.plot(k, fsc.unmasked[1:].numpy(), color="#8a8a8a", lw=1.2, label="no mask")
@@ -193,4 +199,3 @@ def fsc_figure(fsc: FSC, title: str = "") -> Figure:
         [t for t in ticks if t <= k[-1]], [f"{1.0 / t:.1f} Å" if t > 0 else "" for t in ticks if t <= k[-1]]
     )
     axes.legend(frameon=False, fontsize=9)
-    return figure

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from weft.errors import ItemError
+from weft.movies.warp import accumulate, node_places, spline_response
 from weft.physics import fourier
 
-__all__ = ["WindowPlan", "cut_windows"]
+__all__ = ["WindowPlan", "cut_windows", "undistorted"]
 
 MARGIN = 16  # pixels of a window beyond the box, on all sides: its Fourier series wraps around there
 WHOLE = 1.5  # images are brought to the output's pixel size as a whole where that makes them so much smaller
+CHUNK = 1 << 24  # values of the windows that are worked on at a time
 ROOM = 64  # pixels that a window may grow to make its size in the output's pixels a whole number
 
 
@@ -65,6 +67,11 @@ class WindowPlan:
         window, exact = zip(*(_window(box, output / p) for p in (pixel[1], pixel[0])), strict=True)
         fits = None if None in exact else (int(exact[0]), int(exact[1]))
         return cls(shape, small, pixel, (window[0], window[1]), output, fits)
+
+    @property
+    def batch(self) -> int:
+        """How many windows are worked on at a time."""
+        return max(1, CHUNK // (self.window[0] * self.window[1]))
 
     def frequencies(self) -> tuple[torch.Tensor, torch.Tensor]:
         """ky as a column and kx as a row of a window's transform, 1/Å."""
@@ -134,3 +141,16 @@ def cut_windows(image: torch.Tensor, centres: NDArray[np.int64], size: tuple[int
             result.fill_(float(part.mean()) if part.numel() else float(image.mean()))
         result[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = part
     return out
+
+
+def undistorted(images: torch.Tensor, plan: WindowPlan, distortion: torch.Tensor) -> torch.Tensor:
+    """Windows without the anisotropic magnification, about their centres."""
+    ny, nx = plan.window
+    nodes = (node_places(plan.window) - [nx // 2, ny // 2]) * plan.pixel
+    field = nodes @ (distortion.numpy() - np.eye(2)).T / plan.pixel
+    out = torch.zeros_like(images)
+    for image, result in zip(images, out, strict=True):
+        accumulate(result[None], image[None].contiguous(), field[None], np.ones((1, 1)))
+    ky, kx = torch.fft.fftfreq(ny), torch.fft.rfftfreq(nx)
+    response = spline_response(ky, field[..., 1])[:, None] * spline_response(kx, field[..., 0])
+    return fourier.irfft2(fourier.rfft2(out) / response.to(out.device), plan.window)

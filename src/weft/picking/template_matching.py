@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from weft.matching.weights import tile_length
 from weft.physics import fourier
 from weft.physics.ctf import astigmatic_defocus, ctf
 from weft.physics.optics import Optics
+from weft.picking.local_correlation import SOFT, LocalCorrelation, disc_mask
 from weft.picking.template_filters import LOW_PASS_EDGE, PreparedMicrograph, prepare_micrograph
 from weft.picking.template_projections import (
     Orientations,
@@ -34,24 +35,18 @@ from weft.picking.template_projections import (
     centred_images,
     template_orientations,
 )
+from weft.picking.template_scores import TemplateScores, background
 from weft.settings import Settings, setting
 
 __all__ = [
     "LocalCTF",
     "TemplateMatchingSettings",
-    "TemplateScores",
-    "disc_mask",
     "match_template",
     "template_diameter",
 ]
 
 _SAMPLING = 3.0  # pixels in the resolution: peaks of the correlation are then wider than two of them
 _LARGEST_WINDOW = 512  # px; longer transforms do not stay in a CPU's cache
-_BATCH_PIXELS = 1 << 20
-_BATCH_PIXELS_GPU = 1 << 25
-_SOFT = 1.0  # px, of the mask's edge to either side
-_LEAST_SEEN = 0.6  # of the mask that must lie in the image, outside artefacts: a straight edge leaves 0.5
-_SAMPLES = 1 << 20  # scores that the background is judged by
 _GRADIENT_GRID = 5
 
 
@@ -107,45 +102,6 @@ class LocalCTF(Protocol):
         """defocus_u, defocus_v (Å) and angle (degrees), each (n,), at places (n, 2) in Å."""
 
 
-@dataclass(frozen=True)
-class TemplateScores:
-    """Of every position the best score among all orientations.
-
-    Attributes
-    ----------
-    cc : (y, x) float32
-        The correlation, −1 to 1; −1 where nothing was compared.
-    number : (y, x) int64
-        The orientation that has it: a row of `orientations.euler`.
-    allowed : (y, x) bool
-        What was compared.
-    orientations : Orientations
-    mean, sigma : float
-        Of all scores that noise makes in all orientations: median, and 1.4826 times the median distance from
-        it, of a sample of them.
-    pixel_size : (float, float)
-        Å, along x and y; pixel p lies at p times it.
-    diameter : float
-        Of the particle, Å.
-    tiles : int
-    """
-
-    cc: torch.Tensor
-    number: torch.Tensor
-    allowed: torch.Tensor
-    orientations: Orientations
-    mean: float
-    sigma: float
-    pixel_size: tuple[float, float]
-    diameter: float
-    tiles: int
-
-    @property
-    def search_space(self) -> int:
-        """How many scores were looked at."""
-        return int(self.allowed.sum()) * len(self.orientations)
-
-
 def template_diameter(volume: torch.Tensor, voxel_size: float) -> float:
     """Å, of the sphere about the box's centre that holds 99.5 % of a template's density.
 
@@ -156,13 +112,6 @@ def template_diameter(volume: torch.Tensor, voxel_size: float) -> float:
     """
     middle = torch.full((3,), float(volume.shape[0] // 2), dtype=torch.float64)
     return 2.0 * voxel_size * find_particle(volume.cpu()).radius(middle)
-
-
-def disc_mask(box: int, radius: float, soft: float = _SOFT, device: Any = "cpu") -> torch.Tensor:
-    """A disc about the pixel box//2, its edge a cosine from `soft` px inside to as many outside."""
-    axis = torch.arange(box, device=device, dtype=torch.float32) - box // 2
-    away = (axis[:, None] ** 2 + axis**2).sqrt() - radius
-    return 0.5 - 0.5 * torch.sin(0.5 * math.pi * (away / soft).clamp(-1.0, 1.0))
 
 
 def match_template(
@@ -234,14 +183,11 @@ class _Search:
 
     prepared: PreparedMicrograph
     projector: Projector
-    mask: torch.Tensor
     gain: torch.Tensor  # (box, box//2+1), of the filter and the sign of contrast
-    orientations: Orientations
+    correlation: LocalCorrelation
     ctf: LocalCTF | None
     optics: Optics
     diameter: float
-    core: int
-    window: int
     ctf_place: tuple[float, float] | None  # one place's CTF for all tiles
 
     @classmethod
@@ -261,8 +207,8 @@ class _Search:
         size = (nx * prepared.pixel_size[0], ny * prepared.pixel_size[1])
         resolution = prepared.gain.resolution * pixel
         defocus, gradient = _defocus_range(ctf_model, size)
-        radius = 0.5 * diameter / pixel + _SOFT
-        reach = math.ceil(radius + _SOFT)
+        radius = 0.5 * diameter / pixel + SOFT
+        reach = math.ceil(radius + SOFT)
         if 2 * reach + 1 > min(ny, nx):
             raise ItemError(
                 f"a particle of {diameter:.0f} Å does not fit into a micrograph of {size[0]:.0f} × "
@@ -292,23 +238,17 @@ class _Search:
         return cls(
             prepared,
             projector,
-            mask,
             gain,
-            orientations,
+            LocalCorrelation(mask, orientations, window),
             ctf_model,
             optics.at_pixel_size(pixel),
             diameter,
-            window - 2 * reach,
-            window,
             place,
         )
 
-    @property
-    def reach(self) -> int:
-        return len(self.mask) // 2
-
     def run(self, progress: Callable[[float], None] | None = None) -> TemplateScores:
-        image, allowed, reach, core = self.prepared.image, self.prepared.allowed, self.reach, self.core
+        image, allowed, correlation = self.prepared.image, self.prepared.allowed, self.correlation
+        reach, core, whole = correlation.reach, correlation.core, correlation.window
         ny, nx = image.shape
         rows, columns = (math.ceil(n / core) for n in (ny, nx))
         padded = image.new_zeros(rows * core + 2 * reach, columns * core + 2 * reach)
@@ -324,12 +264,12 @@ class _Search:
         tiles = [(y * core, x * core) for y in range(rows) for x in range(columns)]
         for done, (y, x) in enumerate(tiles):
             part = slice(y, y + core), slice(x, x + core)
-            window = slice(y, y + self.window), slice(x, x + self.window)
-            inverse = self._inverse_deviation(padded[window], visible[window]) * inside[part]
+            window = slice(y, y + whole), slice(x, x + whole)
+            inverse = correlation.inverse_deviation(padded[window], visible[window]) * inside[part]
             if bool((inverse > 0.0).any()):
                 middle = (0.5 * (min(y + core, ny) + y - 1), 0.5 * (min(x + core, nx) + x - 1))
                 sections = self._kernels_at(middle)
-                best, which, sample = self._correlate(padded[window], sections, inverse, len(tiles))
+                best, which, sample = correlation.best(padded[window], sections, inverse, len(tiles))
                 cc[part] = torch.where(inverse > 0.0, best * inverse, cc[part])
                 number[part], compared[part] = which, inverse > 0.0
                 samples.append(sample)
@@ -337,12 +277,12 @@ class _Search:
                 progress((done + 1) / len(tiles))
         if not samples:
             raise ItemError("artefacts leave no place where the template could be compared")
-        mean, sigma = _background(torch.cat(samples))
+        mean, sigma = background(torch.cat(samples))
         return TemplateScores(
             cc[:ny, :nx].contiguous(),
             number[:ny, :nx].contiguous(),
             compared[:ny, :nx].contiguous(),
-            self.orientations,
+            correlation.orientations,
             mean,
             sigma,
             self.prepared.pixel_size,
@@ -361,69 +301,14 @@ class _Search:
             ky, kx = fourier.frequencies((box, box), self.optics.pixel_size, factor.device)
             defocus = astigmatic_defocus(u, v, angle, torch.atan2(ky, kx))
             factor = factor * ctf(ky * ky + kx * kx, defocus, self.optics, self.ctf.phase_shift)
-        start = self.projector.box // 2 - self.reach
-        part = slice(start, start + len(self.mask))
-        area = self.mask.sum()
+        start = self.projector.box // 2 - self.correlation.reach
+        part = slice(start, start + len(self.correlation.mask))
 
         def kernels(euler: torch.Tensor) -> torch.Tensor:
             images = centred_images(self.projector.sections(euler) * factor, self.projector.box)
-            images = images[:, part, part]
-            images = images - (images * self.mask).sum((-2, -1), keepdim=True) / area
-            power = (images.square() * self.mask).sum((-2, -1), keepdim=True)
-            return images * self.mask / (area * power).sqrt().clamp(min=1e-30)
+            return self.correlation.kernels(images[:, part, part])
 
         return kernels
-
-    def _inverse_deviation(self, window: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """1/σ_V under the mask around each place of a tile's core; 0 where nothing can be said."""
-        size = (self.window, self.window)
-        mask = fourier.rfft2(self.mask, size).conj()
-        stack = torch.stack([window, window.square(), visible])
-        sums = fourier.irfft2(fourier.rfft2(stack) * mask, size)[:, : self.core, : self.core]
-        mean, square, seen = sums / self.mask.sum()
-        variance = square - mean.square()
-        # the image as a whole has the variance 1
-        return torch.where((variance > 1e-4) & (seen > _LEAST_SEEN), variance.clamp(min=1e-4).rsqrt(), 0.0)
-
-    def _correlate(
-        self,
-        window: torch.Tensor,
-        kernels: Callable[[torch.Tensor], torch.Tensor],
-        inverse: torch.Tensor,
-        tiles: int,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of each place of the core the best score before its division by σ_V, its orientation; a sample."""
-        size, core = (self.window, self.window), self.core
-        computed, turned = self.orientations.computed, self.orientations.turned
-        spectrum = fourier.rfft2(window.contiguous())
-        # a kernel turned by 180° about its middle has the conjugate transform, 2 · reach px away
-        away = torch.tensor(2.0 * self.reach, device=window.device)
-        ky, kx = fourier.frequencies(size, 1.0, window.device)
-        spectrum_of_turned = spectrum * fourier.shift_phases(ky, kx, away, away)
-        best = window.new_full((core, core), -torch.inf)
-        number = torch.zeros(core, core, dtype=torch.int64, device=window.device)
-        room = _BATCH_PIXELS if window.device.type == "cpu" else _BATCH_PIXELS_GPU
-        batch = max(1, room // self.window**2)
-        batches = math.ceil(len(computed) / batch)
-        places = (inverse > 0.0).reshape(-1).nonzero()[:, 0]
-        stride = max(1, math.ceil(len(places) * batches * tiles / _SAMPLES))
-        scale = inverse.reshape(-1)
-        samples = []
-        for start in range(0, len(computed), batch):
-            mine = computed[start : start + batch]
-            made = fourier.rfft2(kernels(self.orientations.euler[mine]).contiguous(), size)
-            pairs = [(spectrum * made.conj(), mine)]
-            if len(turned):
-                pairs.append((spectrum_of_turned * made, turned[start : start + batch]))
-            for product, numbers in pairs:
-                found = fourier.irfft2(product, size)[:, :core, :core]
-                top, at = found.max(dim=0)
-                better = top > best
-                best = torch.where(better, top, best)
-                number = torch.where(better, numbers.to(at.device)[at], number)
-            some = places[(start // batch) % stride :: stride]
-            samples.append(found[0].reshape(-1)[some] * scale[some])
-        return best, number, torch.cat(samples)
 
 
 def _defocus_range(model: LocalCTF | None, size: tuple[float, float]) -> tuple[float, float]:
@@ -436,12 +321,3 @@ def _defocus_range(model: LocalCTF | None, size: tuple[float, float]) -> tuple[f
     mean = (0.5 * (u + v)).reshape(x.shape)
     along_y, along_x = np.gradient(mean, axes[1], axes[0])
     return float(np.abs(u).max()), float(np.hypot(along_x, along_y).max())
-
-
-def _background(scores: torch.Tensor) -> tuple[float, float]:
-    """Median, and the standard deviation that the median distance from it stands for."""
-    middle = scores.median()
-    sigma = 1.4826 * float((scores - middle).abs().median())
-    if not sigma > 0.0:
-        raise ItemError("the template scores the same everywhere: is it flat?")
-    return float(middle), sigma

@@ -23,7 +23,7 @@ from torch.nn import functional
 from weft.matching.candidates import false_alarm_threshold
 from weft.matching.peaks import suppressed
 from weft.picking.picks import Picks
-from weft.picking.template_matching import TemplateScores
+from weft.picking.template_scores import TemplateScores
 from weft.settings import Settings, setting
 
 __all__ = ["LOWEST", "TemplatePeaks", "TemplateThresholdSettings", "find_peaks"]

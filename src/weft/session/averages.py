@@ -40,6 +40,7 @@ __all__ = [
     "map_picture",
     "with_template",
     "write_average",
+    "write_fsc",
 ]
 
 #: Pixels across the diameter, and the box in diameters, where nothing is said: a look within minutes.
@@ -199,7 +200,7 @@ def write_average(result: AverageResult, folder: Path) -> dict[str, Path]:
     for path, volume in zip(paths.values(), (*found.halves, found.map), strict=True):
         mrc.write(path, volume.cpu().numpy(), pixel, volume=True)
     paths |= {"fsc": folder / "fsc.star", "fsc_figure": folder / "fsc.png"}
-    _write_fsc(found.fsc, paths["fsc"])
+    write_fsc(found.fsc, paths["fsc"])
     figure = io.BytesIO()
     count = sum(found.particles)
     fsc_figure(found.fsc, f"{count} particles").savefig(figure, format="png", dpi=130)
@@ -214,8 +215,8 @@ def write_average(result: AverageResult, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _write_fsc(fsc: FSC, path: Path) -> None:
-    """The table of RELION's postprocess.star."""
+def write_fsc(fsc: FSC, path: Path) -> None:
+    """Write the table of RELION's postprocess.star."""
     k = fsc.k.numpy()
     general = {
         "rlnFinalResolution": [_plain(fsc.resolution())],

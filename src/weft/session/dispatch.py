@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.errors import SessionError
-from weft.session.agenda import Agenda, Rank
-from weft.session.discovery import name_items, natural_key
+from weft.session.agenda import Rank
+from weft.session.discovery import name_items
 from weft.session.engine import available_cores
 from weft.session.input import LiveSettings
-from weft.session.intake import follow_moved
+from weft.session.intake import take_stock
+from weft.session.item_planner import ItemPlanner, LateRecord
 from weft.session.pace import Pace
-from weft.session.plan import steps_to_run
-from weft.session.records import FileIdentity, Summary
+from weft.session.records import Summary
 from weft.session.series_book import SeriesBook
-from weft.session.steps import all_steps, steps_of
+from weft.session.steps import steps_of
 from weft.session.tilt_table import item_identity
 from weft.session.watching import Look
 from weft.session.work import Outcome, Task, killed, set_aside
@@ -33,21 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher"]
 
-#: An item that fails for no fault of its own is tried again after so many seconds, then twice as many ...
-_FIRST_DELAY = 15.0
-#: ... and so often at most, until something changes.
-_MOST_TRIES = 5
-#: Items that break down in a row: then it is not the items.
-_MOST_BROKEN = 4
-_BREATHER = 30.0
 #: Seconds for which a record that a worker has written may be invisible here (network file systems).
 _LATE = 90.0
-
-
-@dataclass(frozen=True)
-class _Late:
-    until: float
-    next_look: float
 
 
 class Dispatcher:
@@ -72,8 +57,6 @@ class Dispatcher:
         Whether none will be handed out any more.
     threads : int
         For the arithmetic of a task; 0 leaves it to the worker.
-    trouble : str
-        What broke down last, while it does.
     """
 
     def __init__(
@@ -90,24 +73,14 @@ class Dispatcher:
         self.threads = 0
         self.held = ""
         self.stopping = False
-        self.trouble = ""
         self.pace = Pace()
         self.book = SeriesBook(session)
         self._note = on_note
         self._lock = threading.RLock()
-        self._agenda = Agenda()
-        self._in_work: dict[str, Task] = {}
+        self._planner = ItemPlanner(board, self.book)
         self._known = {entry.source: name for name, entry in board.entries.items() if entry.source}
-        self._gone: set[str] = set()
-        self._tries: Counter[str] = Counter()
-        self._errors: dict[str, str] = {}
-        self._replaced: set[str] = set()
-        self._asked: set[str] = set()
-        self._late: dict[str, _Late] = {}
         self._written: dict[str, Summary] = {}
-        self._broken = 0
         self._told: set[str] = set()
-        self._resume_at = 0.0
         self._take_settings(settings)
         self._take_series(self.book.tables)
         self.plan_all()
@@ -117,14 +90,15 @@ class Dispatcher:
     def next(self) -> Task | None:
         """The next task; None when there is none now."""
         with self._lock:
-            if self.stopping or self.held or time.monotonic() < self._resume_at:
+            planner = self._planner
+            if self.stopping or self.held or planner.tries.pausing:
                 return None
-            while (taken := self._agenda.take()) is not None:
+            while (taken := planner.agenda.take()) is not None:
                 name, rank = taken
                 entry = self.board.entry(name)
-                if entry is None or name in self._in_work:
+                if entry is None or name in planner.in_work:
                     continue  # planned again when its work has ended
-                if entry.kind == "series" and self._why_not_yet(name, asked=rank is Rank.ASKED):
+                if entry.kind == "series" and planner.why_not_yet(name, asked=rank is Rank.ASKED):
                     continue  # planned again when its movies have been seen to
                 task = Task(
                     str(self.session.root),
@@ -137,15 +111,15 @@ class Dispatcher:
                     self.device,
                     retry=rank is Rank.ASKED,
                 )
-                self._in_work[name] = task
-                self._asked.discard(name)
+                planner.in_work[name] = task
+                planner.asked.discard(name)
                 self.board.begin(name)
                 return task
             return None
 
     def _threads_for(self, kind: str) -> int:
         """A tilt series that is alone may use all cores."""
-        alone = kind == "series" and not self._in_work and not len(self._agenda)
+        alone = kind == "series" and not self._planner.in_work and not len(self._planner.agenda)
         return max(self.threads, available_cores()) if alone and self.threads else self.threads
 
     def ended(self) -> bool:
@@ -154,23 +128,20 @@ class Dispatcher:
 
     def outcome(self, outcome: Outcome) -> None:
         """The work on an item has ended."""
-        name = outcome.item
+        name, planner = outcome.item, self._planner
         with self._lock:
-            self._in_work.pop(name, None)
-            self._replaced.discard(name)
+            planner.in_work.pop(name, None)
+            planner.replaced.discard(name)
             if self.board.end(name) and outcome.done:
                 now = time.monotonic()
-                self._late[name] = _Late(now + _LATE, now)
+                planner.late[name] = LateRecord(now + _LATE, now)
             self._remember(name)
             if outcome.error:
-                self._tries[name] += 1
-                self._errors[name] = outcome.error
+                planner.tries.failed(name, outcome.error)
             else:
-                self._tries.pop(name, None)
-                self._errors.pop(name, None)
-                self._broken, self.trouble = 0, ""
+                planner.tries.succeeded(name)
             self.pace.ended()
-            self._plan(name)
+            planner.plan(name)
             self._follow([name])
 
     def killer(self, task: Task, deaths: int) -> Outcome:
@@ -183,18 +154,15 @@ class Dispatcher:
         """The work on an item broke down without a word in its record: a full disk, a missing folder."""
         text = f"{task.item}: {type(error).__name__}: {' '.join(str(error).split())}"
         with self._lock:
-            self.trouble = text
-            self._broken += 1
-            if self._broken >= _MOST_BROKEN:
-                self._resume_at = time.monotonic() + _BREATHER
+            self._planner.tries.broke_down(text)
         self._note(text)
         return Outcome(task.item, (), text, task.steps[0])
 
     def lost_all(self) -> None:
         """The engine has broken down: what was in work is planned again."""
         with self._lock:
-            lost = list(self._in_work)
-            self._in_work.clear()
+            lost = list(self._planner.in_work)
+            self._planner.in_work.clear()
             for name in lost:
                 self.board.end(name)
             self.plan(lost)
@@ -204,47 +172,31 @@ class Dispatcher:
     def take_in(self, look: Look) -> list[Path]:
         """What a look at the folders has found; files that must be given again, because they slipped away."""
         with self._lock:
-            known = dict(self._known)
-            idle = {n: r for n, r in self.board.summaries().items() if n not in self._in_work}
-        new = [path for path in look.ready if str(path) not in known]
-        moved = follow_moved(self.session, idle, new) if new else {}
-        fresh, slipped = {}, []
-        for path in sorted(set(new) - set(moved.values()), key=lambda path: natural_key(str(path))):
-            try:
-                fresh[path] = path.stat().st_mtime
-            except OSError:
-                slipped.append(path)
-        identities: dict[str, FileIdentity] = {}
-        for path in look.ready:
-            name = known.get(str(path))
-            if name is not None and self.board.summary(name) is not None:
-                try:
-                    identities[name] = FileIdentity.of(path)
-                except OSError:
-                    slipped.append(path)
+            known, busy = dict(self._known), set(self._planner.in_work)
+        found = take_stock(self.session, self.board, look.ready, known, busy)
         with self._lock:
-            for name, path in moved.items():
+            for name, path in found.moved.items():
                 self._known = {file: item for file, item in self._known.items() if item != name}
                 self._known[str(path)] = name
                 self.board.update([name])
                 self._remember(name)
                 self._note(f"{name}: its movie is {path} now")
-            names = name_items(fresh, self._known)
+            names = name_items(found.fresh, self._known)
             self._known.update({str(path): name for name, path in names.items()})
             kind = self.board.expectations.kind_of("movie")
-            self.board.add({name: (path, fresh[path]) for name, path in names.items()}, kind)
-            for name, identity in identities.items():
+            self.board.add({name: (path, found.fresh[path]) for name, path in names.items()}, kind)
+            for name, identity in found.identities.items():
                 before = self.board.summary(name)
                 if before is not None and before.record.input.content != identity.content:
-                    self._replaced.add(name)
+                    self._planner.replaced.add(name)
                 self.board.replaced(name, identity)
             self._miss(look.gone)
             back = [known[str(path)] for path in look.ready if str(path) in known]
-            for name in (*moved, *names, *back):
-                self._gone.discard(name)
-                self._tries.pop(name, None)
-                self._plan(name)
-        return slipped
+            for name in (*found.moved, *names, *back):
+                self._planner.gone.discard(name)
+                self._planner.tries.forget(name)
+                self._planner.plan(name)
+        return found.slipped
 
     def look_at_series(self) -> dict[str, str]:
         """Read the mdocs, match them with the movies; the series that wait, and for what.
@@ -270,7 +222,7 @@ class Dispatcher:
             for name in news.found.tables:
                 entry = self.board.entry(name)
                 if entry is not None and entry.state not in ("done", "processing"):
-                    reason = self._plan(name)
+                    reason = self._planner.plan(name)
                     if reason:
                         waiting[name] = reason
             return waiting
@@ -298,8 +250,8 @@ class Dispatcher:
             self._known[str(path)] = name
             self.board.add({name: (path, identity.mtime_ns * 1e-9)}, "series")
             self.board.replaced(name, identity)
-            self._tries.pop(name, None)
-            self._plan(name)
+            self._planner.tries.forget(name)
+            self._planner.plan(name)
 
     def _follow(self, movies: Iterable[str]) -> None:
         """Something about these movies has changed: see anew to their series."""
@@ -308,53 +260,33 @@ class Dispatcher:
             return
         self._take_series(self.book.follow(movies, self.board.summaries))
         for name in self.book.series_of(movies):
-            self._plan(name)
+            self._planner.plan(name)
 
     def _let_go(self, names: Iterable[str]) -> None:
         """Series that nothing describes any more, and of which nothing was made."""
-        gone = [name for name in names if name not in self._in_work and self.board.summary(name) is None]
+        planner = self._planner
+        gone = [name for name in names if name not in planner.in_work and self.board.summary(name) is None]
         self.book.forget(gone)
         for name in gone:
-            self._agenda.drop(name)
-            self._asked.discard(name)
+            planner.forget(name)
             self._known = {file: item for file, item in self._known.items() if item != name}
         if gone:
             self.board.remove(gone)
 
-    def _why_not_yet(self, name: str, *, asked: bool = False) -> str:
-        """Why a series is not to be processed yet; empty when it is.
-
-        Parameters
-        ----------
-        asked : bool
-            Somebody asks for it now: nothing that may still come is waited for.
-        """
-        table = self.book.tables.get(name)
-        if table is None:
-            return ""  # it fails with a reason of its own
-        # while movies are done anew, their series would be done anew with each of them
-        movies = [row.item for row in table.tilts if row.item]
-        unsettled = [m for m in movies if m in self._agenda or m in self._in_work or m in self._late]
-        if unsettled:
-            return f"{len(unsettled)} of its {len(movies)} movies are still to be processed"
-        if asked:
-            return ""
-        live = self.settings.get(LiveSettings)
-        return self.book.unfinished(name, live.series_quiet, live.series_deadline, to_come=())
-
     def _miss(self, gone: Iterable[Path]) -> None:
-        forgotten = []
+        """Files that are not there any more."""
+        planner, forgotten = self._planner, []
         for path in gone:
             name = self._known.get(str(path))
             if name is None:
                 continue
-            if self.board.summary(name) is None and name not in self._in_work:
+            if self.board.summary(name) is None and name not in planner.in_work:
                 forgotten.append(name)
-                self._agenda.drop(name)
+                planner.agenda.drop(name)
                 del self._known[str(path)]
             else:
-                self._gone.add(name)
-                self._plan(name)
+                planner.gone.add(name)
+                planner.plan(name)
         if forgotten:
             self.board.remove(forgotten)
 
@@ -363,14 +295,15 @@ class Dispatcher:
         with self._lock:
             changed = self.board.refresh(settings)
             self._take_settings(settings)
-            self._tries.clear()
+            self._planner.tries.forget_all()
             self.plan_all()
             return changed
 
     def _take_settings(self, settings: SessionSettings) -> None:
         self.settings = settings
         self._plain = settings.plain()
-        self._agenda.newest_first = settings.get(LiveSettings).newest_first
+        self._planner.live = settings.get(LiveSettings)
+        self._planner.agenda.newest_first = self._planner.live.newest_first
 
     def retry(self, names: Iterable[str]) -> None:
         """Do these before all others, also what failed by a fault of its own.
@@ -390,9 +323,9 @@ class Dispatcher:
                 assert entry is not None
                 if name in self.board.broken:
                     self._put_away(name)
-                self._tries.pop(name, None)
+                self._planner.tries.forget(name)
                 if entry.state != "done":
-                    self._asked.add(name)
+                    self._planner.asked.add(name)
             self.plan(wanted)
 
     def _put_away(self, name: str) -> None:
@@ -413,7 +346,7 @@ class Dispatcher:
             names = list(names)
             kinds = {name: entry.kind for name in names if (entry := self.board.entry(name)) is not None}
             for name in names:
-                self._plan(name)
+                self._planner.plan(name)
             # a series waits for movies that are on the agenda: by now they are
             self._follow(name for name in names if kinds.get(name) != "series")
 
@@ -424,8 +357,8 @@ class Dispatcher:
     def hurry(self) -> None:
         """What stood in the way is gone: nothing waits for its next try any longer."""
         with self._lock:
-            self._resume_at, self._broken, self.trouble = 0.0, 0, ""
-            self._agenda.hurry()
+            self._planner.tries.hurry()
+            self._planner.agenda.hurry()
 
     # ------------------------------------------------------------------ what others ask
 
@@ -433,13 +366,18 @@ class Dispatcher:
     def backlog(self) -> int:
         """Items that wait."""
         with self._lock:
-            return len(self._agenda)
+            return len(self._planner.agenda)
 
     @property
     def in_work(self) -> int:
         """Items that are being worked on."""
         with self._lock:
-            return len(self._in_work)
+            return len(self._planner.in_work)
+
+    @property
+    def trouble(self) -> str:
+        """What broke down last, while it does; else empty."""
+        return self._planner.tries.trouble
 
     def take_written(self) -> dict[str, Summary]:
         """The records that have changed since this was last asked: for the index."""
@@ -449,73 +387,20 @@ class Dispatcher:
 
     def look_for_late(self) -> None:
         """Records that could not be seen yet."""
-        now = time.monotonic()
+        now, waiting = time.monotonic(), self._planner.late
         with self._lock:
-            for name, late in list(self._late.items()):
+            for name, late in list(waiting.items()):
                 if now < late.next_look:
                     continue
                 if not self.board.update([name]):
                     self._remember(name)
                 elif now < late.until:
-                    self._late[name] = _Late(late.until, now + 2.0)
+                    waiting[name] = LateRecord(late.until, now + 2.0)
                     continue
-                del self._late[name]
+                del waiting[name]
                 self.plan([name])
-
-    # ------------------------------------------------------------------ inside
 
     def _remember(self, name: str) -> None:
         summary = self.board.summary(name)
         if summary is not None:
             self._written[name] = summary
-
-    def _plan(self, name: str) -> str:
-        """Put an item on the agenda, or take it off; of a series, what it waits for."""
-        entry = self.board.entry(name)
-        self._note_given_up(name)
-        idle = entry is None or name in self.board.broken or name in self._gone or name in self._late
-        if idle or entry is None or entry.state == "done" or name in self._in_work:
-            self._agenda.drop(name)
-            return ""
-        asked = name in self._asked
-        waits_for = self._why_not_yet(name, asked=asked) if entry.kind == "series" else ""
-        if waits_for:
-            self._agenda.drop(name)
-            return waits_for
-        if asked:
-            self._agenda.put(name, Rank.ASKED, entry.mtime)
-            return ""
-        tries = self._tries[name]
-        rank = self._rank(name)
-        if rank is None or tries >= _MOST_TRIES or name in self.board.selection.exclude:
-            self._agenda.drop(name)
-            return ""
-        delay = _FIRST_DELAY * 2.0 ** (tries - 1) if tries else 0.0
-        self._agenda.put(name, Rank.AGAIN if tries else rank, entry.mtime, delay)
-        return ""
-
-    def _note_given_up(self, name: str) -> None:
-        """Let the series of a movie know whether anybody will work on it."""
-        if name in self.board.broken:
-            why = self.board.broken[name]
-        elif name in self._gone:
-            why = "it is gone"
-        elif self._tries[name] >= _MOST_TRIES:
-            why = f"given up after {_MOST_TRIES} tries: {self._errors.get(name, 'work on it breaks down')}"
-        else:
-            why = ""
-        if why:
-            self.book.given_up[name] = why
-        else:
-            self.book.given_up.pop(name, None)
-
-    def _rank(self, name: str) -> Rank | None:
-        """Why something is to be done about an item; None where nothing is."""
-        if self.board.summary(name) is None:
-            return Rank.NEW
-        states = self.board.states(name)
-        if not steps_to_run(states, all_steps()):
-            return None
-        if name in self._replaced:
-            return Rank.NEW
-        return Rank.AGAIN if any(s.state == "failed" for s in states.values()) else Rank.STALE

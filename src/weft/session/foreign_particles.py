@@ -8,29 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import CorruptError, FormatError, ItemError, RequestError
-from weft.formats.star import Column, Table, format_star, read_star, write_star
+from weft.errors import ItemError
+from weft.formats.star import Column, Table, format_star, write_star
+from weft.session.foreign_particle_list import (
+    GROUP,
+    NAME,
+    ORIGIN_PIXELS,
+    ORIGINS,
+    ForeignParticleList,
+    X,
+    Y,
+)
 from weft.session.items import Item, Movie
-from weft.session.micrograph_names import MicrographNames
 from weft.session.particle_export import chosen_items
-from weft.session.particle_extraction import Wanted, ctf_columns, done_step
 from weft.session.particle_report import ParticleReport
+from weft.session.processed_micrograph import ctf_columns, done_step
+from weft.session.wanted_particles import Wanted
 
 if TYPE_CHECKING:
     from weft.session.session import Session
 
 __all__ = ["ForeignParticles", "read_particles", "update_particles"]
 
-_X, _Y, _NAME = "rlnCoordinateX", "rlnCoordinateY", "rlnMicrographName"
-_GROUP = "rlnOpticsGroup"
-_ORIGINS, _ORIGIN_PIXELS = ("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY")
 _CTF = (
     *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"),
     *("rlnCtfMaxResolution", "rlnCtfFigureOfMerit"),
@@ -40,7 +45,7 @@ _PHYSICS = {"rlnVoltage": "voltage", "rlnSphericalAberration": "cs", "rlnAmplitu
 _OF_GROUP = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnMtfFileName")
 #: What is said anew, or makes no sense for images that are cut again.
 _REPLACED = {
-    *(_X, _Y, _NAME, _GROUP, *_CTF, *_ORIGINS, *_ORIGIN_PIXELS, *_PHYSICS, *_OF_GROUP),
+    *(X, Y, NAME, GROUP, *_CTF, *ORIGINS, *ORIGIN_PIXELS, *_PHYSICS, *_OF_GROUP),
     *("rlnImageName", "rlnImageOriginalName", "rlnDetectorPixelSize", "rlnMagnification", "rlnCtfImage"),
     *("rlnBeamTiltClass", "rlnImagePixelSize", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"),
     *("rlnImageSize", "rlnImageDimensionality", "rlnPixelSize", "rlnReconstructImageName"),
@@ -48,11 +53,8 @@ _REPLACED = {
 _OPTICS_REPLACED = {
     *_PHYSICS,
     *("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", "rlnMicrographPixelSize"),
-    *("rlnMicrographOriginalPixelSize", "rlnCtfDataAreCtfPremultiplied", _GROUP),
+    *("rlnMicrographOriginalPixelSize", "rlnCtfDataAreCtfPremultiplied", GROUP),
 }
-#: Pixel sizes that differ by less are two calibrations of the same pixel.
-_CALIBRATION = 0.05
-_NAMED = 6
 _STRANGE = "in micrographs that the session does not have"
 _NUMBERS = "with coordinates that are not numbers"
 
@@ -73,154 +75,6 @@ class ForeignParticles:
     wanted: dict[str, Wanted] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-class _List:
-    """One STAR file of particles in micrographs."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.blocks = read_star(path)
-        self.optics = self.blocks.get("optics")
-        order = sorted(self.blocks, key=lambda name: name != "particles")
-        named = [n for n in order if n != "optics" and _X in self.blocks[n] and _Y in self.blocks[n]]
-        if not named:
-            raise FormatError(path, f"it has no table with the columns _{_X} and _{_Y}")
-        self.block = named[0]
-        self.table = self.blocks[self.block]
-        if _NAME not in self.table:
-            raise FormatError(path, f"it has no column _{_NAME} that says where particles are")
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def numbers(self, label: str, table: Table | None = None) -> NDArray[np.float64]:
-        """A column; what is not finite stays, and what is no number at all is an error."""
-        column = (self.table if table is None else table)[label]
-        out = np.empty(len(column))
-        for row, value in enumerate(column):
-            try:
-                out[row] = float(value)
-            except ValueError:
-                raise CorruptError(
-                    self.path, f"row {row + 1} of the column _{label} is {value!r}, which is no number"
-                ) from None
-        return out
-
-    @cached_property
-    def groups(self) -> tuple[list[str], NDArray[np.int64]]:
-        """Numbers of the optics groups, and of each particle which of them."""
-        if self.optics is None or not len(self.optics):
-            return ["1"], np.zeros(len(self), np.int64)
-        numbers = (
-            self.optics.strings(_GROUP)
-            if _GROUP in self.optics
-            else [str(i + 1) for i in range(len(self.optics))]
-        )
-        if _GROUP not in self.table:
-            if len(numbers) > 1:
-                raise FormatError(
-                    self.path, f"it has several optics groups but no column _{_GROUP} of particles"
-                )
-            return numbers, np.zeros(len(self), np.int64)
-        at = {number: i for i, number in enumerate(numbers)}
-        given = self.table.strings(_GROUP)
-        for row, number in enumerate(given):
-            if number not in at:
-                raise CorruptError(
-                    self.path,
-                    f"row {row + 1} names the optics group {number}, which the file does not describe",
-                )
-        return numbers, np.array([at[number] for number in given], np.int64)
-
-    def of_group(self, label: str) -> NDArray[np.float64] | None:
-        """(n,): a column, or what the table of optics says of each particle's group; positive."""
-        if label in self.table:
-            values = self.numbers(label)
-        elif self.optics is not None and label in self.optics:
-            values = self.numbers(label, self.optics)[self.groups[1]]
-        else:
-            return None
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-        if len(bad):
-            raise CorruptError(
-                self.path, f"_{label} is {values[bad[0]]:g} for row {bad[0] + 1}, which is no size"
-            )
-        return values
-
-    def image_pixel(self) -> NDArray[np.float64] | None:
-        """(n,) Å: of the images of particles."""
-        if (found := self.of_group("rlnImagePixelSize")) is not None:
-            return found
-        detector, magnification = self.of_group("rlnDetectorPixelSize"), self.of_group("rlnMagnification")
-        return None if detector is None or magnification is None else 1e4 * detector / magnification
-
-    def origins(self) -> NDArray[np.float64]:
-        """(n, 2) Å: what is to be subtracted from coordinates; zeros where the file has none."""
-        for labels in (_ORIGINS, _ORIGIN_PIXELS):
-            if not all(label in self.table for label in labels):
-                continue
-            values = np.stack([self.numbers(label) for label in labels], axis=-1)
-            if labels == _ORIGINS or not np.any(values):
-                return values
-            pixel = self.image_pixel()
-            if pixel is None:
-                raise FormatError(self.path, f"it says nowhere how large the pixels of _{labels[0]} are")
-            return values * pixel[:, None]
-        return np.zeros((len(self), 2))
-
-    def items(self, session: Session) -> list[str]:
-        """Of each particle the item; empty where the session has none.
-
-        Raises
-        ------
-        RequestError
-            A name that may mean several items, or none of all.
-        """
-        names = MicrographNames(item for item in session.items.values() if item.kind == "movie")
-        given = self.table.strings(_NAME)
-        found: dict[str, str] = {}
-        for name in dict.fromkeys(given):
-            items = names.find(name)
-            if len(items) > 1:
-                raise RequestError(
-                    f"{self.path}: {name} may be any of {', '.join(items[:_NAMED])}; write their full names."
-                )
-            found[name] = items[0] if items else ""
-        if given and not any(found.values()):
-            shown = ", ".join(list(found)[:3])
-            raise RequestError(
-                f"{self.path}: its micrographs ({shown} ...) are none of those of {session.root}."
-            )
-        return [found[name] for name in given]
-
-    @cached_property
-    def micrograph_pixel(self) -> NDArray[np.float64] | None:
-        """(n,) Å: of the micrographs whose pixels coordinates count; None where the file does not say it."""
-        for label in ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"):
-            if (found := self.of_group(label)) is not None:
-                return found
-        return None
-
-    def scale(self, averages: NDArray[np.float64], given: float | None) -> NDArray[np.float64]:
-        """(n,): pixels of the averages (n, Å) for each pixel of the file."""
-        if given is not None:
-            return given / averages
-        if self.micrograph_pixel is None:
-            return np.ones(len(averages))
-        ratio = self.micrograph_pixel / averages
-        return np.where(np.abs(ratio - 1.0) < _CALIBRATION, 1.0, ratio)
-
-    def remarks(self, given: float | None) -> list[str]:
-        """What people should know about coordinates."""
-        if given is not None or self.micrograph_pixel is not None:
-            return []
-        return ["coordinates are taken to be in pixels of the averages; --coordinate-pixel says otherwise"]
-
-    def pixel_sizes(self, items: Sequence[str], known: Mapping[str, Item]) -> NDArray[np.float64]:
-        """(n,) Å: of the averages; 1 where there is none."""
-        of = {name: float(known[name].metrics.get("pixel_size", 1.0)) for name in set(items) if name}
-        return np.array([of.get(name, 1.0) for name in items])
 
 
 def read_particles(
@@ -245,21 +99,21 @@ def read_particles(
     RequestError
         The session has none of its micrographs.
     """
-    listed = _List(Path(path))
+    listed = ForeignParticleList(Path(path))
     out = ForeignParticles()
     items = listed.items(session)
     known = session.items
     ready = listed.pixel_sizes(items, known)
     scale = listed.scale(ready, coordinate_pixel)
     out.notes.extend(listed.remarks(coordinate_pixel))
-    pixels = np.stack([listed.numbers(_X), listed.numbers(_Y)], axis=-1) * scale[:, None]
+    pixels = listed.coordinates() * scale[:, None]
     origins = listed.origins()
     extra: dict[str, Column] = {k: v for k, v in listed.table.columns.items() if k not in _REPLACED}
     if recenter:
         pixels = pixels - origins / ready[:, None]
         origins = np.zeros_like(origins)
     text = {label: _cells(column) for label, column in extra.items()}
-    for i, label in enumerate(_ORIGINS):
+    for i, label in enumerate(ORIGINS):
         text[label] = [f"{value:.4f}" for value in origins[:, i]]
     groups = listed.groups[1]
     optics = _kept_optics(listed)
@@ -293,7 +147,7 @@ def _is_plain(text: str) -> bool:
     return bool(text) and not any(c in text for c in " \t'\"#") and text[0] not in "_;$[]"
 
 
-def _kept_optics(listed: _List) -> tuple[Mapping[str, Any], ...]:
+def _kept_optics(listed: ForeignParticleList) -> tuple[Mapping[str, Any], ...]:
     """What stays of the optics groups: their names, beam tilt, aberrations, MTF."""
     if listed.optics is None or not len(listed.optics):
         kept: dict[str, Any] = {}
@@ -328,7 +182,7 @@ def update_particles(
     FormatError, CorruptError, TruncatedError, RequestError
         As :func:`read_particles`.
     """
-    listed = _List(Path(path))
+    listed = ForeignParticleList(Path(path))
     report = ParticleReport()
     items = listed.items(session)
     chosen = chosen_items(session, only, report)
@@ -339,7 +193,7 @@ def update_particles(
     for row, name in enumerate(items):
         rows_of.setdefault(name, []).append(row)
     pixel = listed.pixel_sizes(items, session.items)
-    at = np.stack([listed.numbers(_X), listed.numbers(_Y)], axis=-1)
+    at = listed.coordinates()
     at = at * (listed.scale(pixel, coordinate_pixel) * pixel)[:, None] - listed.origins()
     good: NDArray[np.bool_] = np.asarray(np.isfinite(at).all(axis=1), np.bool_)
     report.notes.extend(listed.remarks(coordinate_pixel))
@@ -384,7 +238,7 @@ def _ctf_of(item: Item, at: NDArray[np.float64]) -> dict[str, list[str]]:
 
 
 def _updated(
-    session: Session, listed: _List, rows: NDArray[np.int64], ctf: Mapping[str, list[str]]
+    session: Session, listed: ForeignParticleList, rows: NDArray[np.int64], ctf: Mapping[str, list[str]]
 ) -> dict[str, Table]:
     """The file's blocks with what is known now."""
     optics = session.settings.input.optics()

@@ -5,21 +5,44 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.errors import InputFileError, WeftError
-from weft.session.discovery import find_movies
+from weft.session.discovery import find_movies, natural_key
 from weft.session.items import Movie
 from weft.session.records import FileIdentity, Record
 
 if TYPE_CHECKING:
+    from weft.session.board import Board
     from weft.session.input import InputSettings
     from weft.session.session import Session
 
-__all__ = ["find_with_folders", "follow_moved", "what_is_missing"]
+__all__ = ["Arrivals", "find_with_folders", "follow_moved", "take_stock", "what_is_missing"]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What complete files are to a session.
+
+    Attributes
+    ----------
+    moved : dict
+        Item → where its file is now.
+    fresh : dict
+        File that is no item's yet → its time, s since 1970.
+    identities : dict
+        Item whose file has come back or has changed → what it is now.
+    slipped : list of Path
+        Files that are away again.
+    """
+
+    moved: dict[str, Path]
+    fresh: dict[Path, float]
+    identities: dict[str, FileIdentity]
+    slipped: list[Path]
 
 
 def find_with_folders(settings: InputSettings, root: Path) -> Iterator[Path]:
@@ -97,6 +120,42 @@ def follow_moved(session: Session, records: Mapping[str, Record], paths: Iterabl
                     moved[name] = path
                 break
     return moved
+
+
+def take_stock(
+    session: Session, board: Board, ready: Sequence[Path], known: Mapping[str, str], busy: Collection[str]
+) -> Arrivals:
+    """Sort complete files by what they are.
+
+    Parameters
+    ----------
+    board : Board
+    ready : sequence of Path
+        New, changed, or back.
+    known : mapping
+        File → item.
+    busy : collection of str
+        Items that are being worked on: their records do not move.
+    """
+    idle = {name: record for name, record in board.summaries().items() if name not in busy}
+    new = [path for path in ready if str(path) not in known]
+    moved = follow_moved(session, idle, new) if new else {}
+    fresh: dict[Path, float] = {}
+    slipped: list[Path] = []
+    for path in sorted(set(new) - set(moved.values()), key=lambda path: natural_key(str(path))):
+        try:
+            fresh[path] = path.stat().st_mtime
+        except OSError:
+            slipped.append(path)
+    identities: dict[str, FileIdentity] = {}
+    for path in ready:
+        name = known.get(str(path))
+        if name is not None and board.summary(name) is not None:
+            try:
+                identities[name] = FileIdentity.of(path)
+            except OSError:
+                slipped.append(path)
+    return Arrivals(moved, fresh, identities, slipped)
 
 
 def _rewrite(session: Session, name: str, identity: FileIdentity) -> bool:

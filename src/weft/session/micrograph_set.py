@@ -30,7 +30,7 @@ from weft.session.input import EngineSettings
 from weft.session.lock import SessionLock
 from weft.session.preparing import describe, fingerprint_of, prepare
 from weft.session.records import FileIdentity, Record, RecordStore, StepError, StepRecord
-from weft.session.running import Progress, RunReport
+from weft.session.run_report import Progress, RunReport
 from weft.session.set_inputs import SetInputs
 from weft.session.watching import Watcher
 from weft.session.work import Outcome, Task, resolve_device

@@ -15,20 +15,15 @@ from typing import TYPE_CHECKING
 from weft.errors import ItemError, RequestError
 from weft.picking.components import PickingSettings
 from weft.session.items import Item
-from weft.session.particle_extraction import (
-    ParticleSettings,
-    Wanted,
-    as_processed,
-    cut_item,
-    done_step,
-    picked,
-)
+from weft.session.particle_extraction import cut_item
 from weft.session.particle_parts import Part, write_particles_star
 from weft.session.particle_report import ParticleReport
 from weft.session.pick_files import FOLDER, pickers
 from weft.session.picking import picker_name
+from weft.session.processed_micrograph import as_processed, done_step
 from weft.session.step import Job
 from weft.session.tomogram_export import check_inside
+from weft.session.wanted_particles import ParticleSettings, Wanted, picked
 
 if TYPE_CHECKING:
     from weft.session.config import SessionSettings

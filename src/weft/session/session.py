@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from weft.errors import SessionError, SettingsError
-from weft.session import config, index
+from weft.session import config, index, running
 from weft.session.config import SessionSettings
 from weft.session.discovery import find_movies, name_items, natural_key
 from weft.session.items import Item, Movie
@@ -16,7 +16,7 @@ from weft.session.lock import SessionLock
 from weft.session.particle_parts import write_session_particles
 from weft.session.plan import StepState, item_state, step_states
 from weft.session.records import Record, RecordStore
-from weft.session.running import Progress, RunReport, run
+from weft.session.run_report import Progress, RunReport
 from weft.session.selection import Judgement, Selection, Verdict
 from weft.session.series_tables import write_tomograms_star
 from weft.session.steps import steps_of
@@ -190,53 +190,7 @@ class Session:
 
     # ------------------------------------------------------------------ work
 
-    def run(
-        self,
-        steps: Sequence[str] | None = None,
-        only: str | None = None,
-        *,
-        workers: int | None = None,
-        threads: int | None = None,
-        device: str = "auto",
-        retry: bool = False,
-        scheduler: str | None = None,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> RunReport:
-        """Bring the items into accord with the settings, and do nothing else.
-
-        Parameters
-        ----------
-        steps : sequence of str, optional
-            Only these and what they need; all by default.
-        only : str, optional
-            Items by a shell pattern on their names.
-        workers, threads : int, optional
-            Instead of [engine]'s; 0 workers computes in this process.
-        device : str
-            ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        retry : bool
-            Try again what failed through a fault of the item's own.
-        scheduler : str, optional
-            Address, or scheduler file, of a dask cluster to use instead of processes of this machine.
-        progress : callable, optional
-            Called with a :class:`Progress` whenever an item ends.
-
-        Raises
-        ------
-        SettingsError, SessionError
-            When nothing could be started. Failures of items are in the report.
-        """
-        return run(
-            self,
-            steps,
-            only,
-            workers=workers,
-            threads=threads,
-            device=device,
-            retry=retry,
-            scheduler=scheduler,
-            progress=progress,
-        )
+    run = running.run  # a function of a session is a method of it; its help is there
 
     # ------------------------------------------------------------------ tables
 

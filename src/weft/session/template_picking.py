@@ -1,19 +1,13 @@
 """Template picking of a session's micrographs: averages, CTFs and masks in, picks out.
 
-    picks/<name>/<item>.star        the picks that pass the threshold, with orientations
-    picks/<name>/peaks/<item>.npz   all peaks of the item's search down to a low score, and its fingerprint
-    picks/<name>/template.json      the template, the settings of the last search, the threshold
-
-A search whose fingerprint (settings, template, average, CTF, mask) has not changed is not repeated, and
-another threshold never repeats one.
+Picks that pass the threshold go into ``picks/<name>/<item>.star``, with orientations; what else is kept
+there is in :mod:`weft.session.template_files`. A search whose fingerprint (settings, template, average, CTF,
+mask) has not changed is not repeated, and another threshold never repeats one.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -24,9 +18,8 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from weft.errors import CorruptError, FormatError, ItemError, RequestError, SettingsError, WeftError
+from weft.errors import CorruptError, ItemError, RequestError, SettingsError, WeftError
 from weft.formats import mrc
-from weft.formats.atomic import atomic_write_bytes, atomic_write_text
 from weft.picking.template_matching import TemplateMatchingSettings, match_template
 from weft.picking.template_peaks import TemplatePeaks, TemplateThresholdSettings, find_peaks
 from weft.session.discovery import item_name
@@ -35,8 +28,18 @@ from weft.session.items import Item, Movie
 from weft.session.pick_files import FOLDER, MANUAL, pick_path, write_picks
 from weft.session.picking import DEFAULT
 from weft.session.records import FileIdentity, fingerprint
-from weft.session.running import Progress
+from weft.session.run_report import Progress, RunReport
 from weft.session.session import Session
+from weft.session.template_files import (
+    note_path,
+    peaks_path,
+    read_note,
+    read_peaks,
+    searched_items,
+    template_pickers,
+    write_note,
+    write_peaks,
+)
 from weft.settings import Settings, setting
 
 __all__ = [
@@ -44,16 +47,11 @@ __all__ = [
     "TemplatePickingSettings",
     "TemplateReport",
     "pick_with_template",
-    "read_peaks",
     "rethreshold",
-    "template_pickers",
 ]
 
 #: Raised when the same settings give another result than before.
 _VERSION = 1
-_PEAKS = "peaks"
-_NOTE = "template.json"
-_ARRAYS = ("xy", "score", "cc", "euler")
 
 _Model = TypeVar("_Model", bound=Settings)
 
@@ -83,9 +81,9 @@ class PickTemplate:
     voxel_size: float
 
 
-@dataclass
-class TemplateReport:
-    """What came of the items.
+@dataclass(kw_only=True)
+class TemplateReport(RunReport):
+    """What came of the items: `done` are those that were searched, `current` those that had been before.
 
     Attributes
     ----------
@@ -95,31 +93,15 @@ class TemplateReport:
         That were used.
     counts : dict
         Item → number of picks.
-    searched, current, excluded, waiting : list of str
-        Items that were searched; whose search was not repeated; that are excluded by hand; that have no
-        average yet.
-    failed : dict
-        Item → reason.
-    interrupted : bool
-    seconds : float
+    waiting : list of str
+        Items that have no average yet.
     """
 
     name: str
     settings: TemplatePickingSettings
     threshold: TemplateThresholdSettings
     counts: dict[str, int] = field(default_factory=dict)
-    searched: list[str] = field(default_factory=list)
-    current: list[str] = field(default_factory=list)
-    excluded: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
-    seconds: float = 0.0
-
-    @property
-    def exit_code(self) -> int:
-        """0 done, 1 some items failed, 130 stopped by the user."""
-        return 130 if self.interrupted else 1 if self.failed else 0
 
 
 def pick_with_template(
@@ -156,15 +138,15 @@ def pick_with_template(
     """
     begin = time.monotonic()
     name = _picker(session.root, name or item_name(template.path))
-    note = _read_note(session.root, name) or {}
+    note = read_note(session.root, name) or {}
     chosen = _updated(TemplatePickingSettings, note.get("settings"), settings)
     limits = _updated(TemplateThresholdSettings, note.get("threshold"), threshold)
     before = _updated(TemplateThresholdSettings, note.get("threshold"), None) if note else limits
-    report = TemplateReport(name, chosen, limits)
+    report = TemplateReport(name=name, settings=chosen, threshold=limits)
     items = _chosen(session, only, report)
     identity = FileIdentity.of(template.path).content
     # the new threshold is noted when all picks follow it: an interrupted call can be repeated
-    _write_note(session.root, name, template, chosen, before)
+    write_note(session.root, name, _note(template, chosen, before))
     for done, item in enumerate(items):
         started, reason = time.monotonic(), ""
         try:
@@ -178,7 +160,7 @@ def pick_with_template(
             seconds = time.monotonic() - started
             progress(Progress(len(items), done + 1, len(report.failed), item.name, reason, seconds))
     if only is None and not report.interrupted:
-        _write_note(session.root, name, template, chosen, limits)
+        write_note(session.root, name, _note(template, chosen, limits))
     report.seconds = time.monotonic() - begin
     return report
 
@@ -204,7 +186,7 @@ def rethreshold(
         No search of that name has been made.
     """
     begin = time.monotonic()
-    note = _read_note(session.root, name)
+    note = read_note(session.root, name)
     if note is None:
         there = ", ".join(template_pickers(session.root)) or "none"
         raise RequestError(
@@ -212,59 +194,25 @@ def rethreshold(
             "one."
         )
     limits = _updated(TemplateThresholdSettings, note["threshold"], threshold)
-    report = TemplateReport(name, _updated(TemplatePickingSettings, note["settings"], None), limits)
+    settings = _updated(TemplatePickingSettings, note["settings"], None)
+    report = TemplateReport(name=name, settings=settings, threshold=limits)
     items = session.items
-    for path in sorted((session.root / FOLDER / name / _PEAKS).glob("*.npz")):
-        if only is not None and not fnmatchcase(path.stem, only):
+    for stem in searched_items(session.root, name):
+        if only is not None and not fnmatchcase(stem, only):
             continue
-        item = items.get(path.stem)
+        item = items.get(stem)
         try:
             if item is None or "pixel_size" not in item.metrics:
-                raise ItemError(f"{path.stem} is no micrograph of the session any more")
-            report.counts[path.stem] = _write(session.root, name, item, read_peaks(path)[0], limits)
-            report.current.append(path.stem)
+                raise ItemError(f"{stem} is no micrograph of the session any more")
+            peaks = read_peaks(peaks_path(session.root, name, stem))[0]
+            report.counts[stem] = _write(session.root, name, item, peaks, limits)
+            report.current.append(stem)
         except (WeftError, OSError) as error:
-            report.failed[path.stem] = str(error)
+            report.failed[stem] = str(error)
     if only is None:
-        text = json.dumps(note | {"threshold": limits.model_dump(mode="json")}, indent=1)
-        atomic_write_text(session.root / FOLDER / name / _NOTE, text + "\n")
+        write_note(session.root, name, note | {"threshold": limits.model_dump(mode="json")})
     report.seconds = time.monotonic() - begin
     return report
-
-
-def template_pickers(root: Path) -> list[str]:
-    """Names under which templates have been searched for in a session."""
-    return sorted(path.parent.name for path in (root / FOLDER).glob(f"*/{_NOTE}"))
-
-
-def read_peaks(path: Path) -> tuple[TemplatePeaks, str]:
-    """The peaks of one item's search, and its fingerprint.
-
-    Raises
-    ------
-    FileNotFoundError
-    CorruptError
-    """
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {key: np.asarray(saved[key], dtype=np.float64) for key in _ARRAYS}
-            facts = json.loads(str(saved["facts"]))
-        peaks = TemplatePeaks(
-            **arrays,
-            diameter=float(facts["diameter"]),
-            trials=float(facts["trials"]),
-            extent=(float(facts["extent"][0]), float(facts["extent"][1])),
-        )
-        key = str(facts["fingerprint"])
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
-        raise CorruptError(
-            path, f"it holds no peaks ({error}); `weft pick templates` finds them anew"
-        ) from None
-    if not arrays["xy"].shape == (len(peaks), 2) or not arrays["euler"].shape == (len(peaks), 3):
-        raise CorruptError(path, "its arrays are of unequal length; `weft pick templates` makes them anew")
-    return peaks, key
 
 
 def _picker(root: Path, name: str) -> str:
@@ -274,7 +222,7 @@ def _picker(root: Path, name: str) -> str:
     if item_name(Path(name + ".mrc")) != name:
         raise RequestError(f"{name!r} is no name for a folder: use letters, digits, - and _ in --name.")
     folder = root / FOLDER / name
-    if not (folder / _NOTE).is_file() and any(folder.glob("*.star")):
+    if not note_path(root, name).is_file() and any(folder.glob("*.star")):
         raise RequestError(f"{folder} holds picks that no template has made: give another --name.")
     return name
 
@@ -290,33 +238,15 @@ def _updated(
         raise SettingsError(explain(error, model, "template picking")) from None
 
 
-def _read_note(root: Path, name: str) -> dict[str, Any] | None:
-    path = root / FOLDER / name / _NOTE
-    try:
-        note: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return note | {"settings": dict(note["settings"]), "threshold": dict(note["threshold"])}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(path, f"it does not say how was searched ({error}); delete it") from None
-
-
-def _write_note(
-    root: Path,
-    name: str,
-    template: PickTemplate,
-    settings: TemplatePickingSettings,
-    threshold: TemplateThresholdSettings,
-) -> None:
-    path = root / FOLDER / name / _NOTE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    note = {
+def _note(
+    template: PickTemplate, settings: TemplatePickingSettings, threshold: TemplateThresholdSettings
+) -> dict[str, Any]:
+    return {
         "template": str(template.path.absolute()),
         "voxel_size": template.voxel_size,
         "settings": settings.model_dump(mode="json"),
         "threshold": threshold.model_dump(mode="json"),
     }
-    atomic_write_text(path, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
 
 
 def _chosen(session: Session, only: str | None, report: TemplateReport) -> list[Movie]:
@@ -367,7 +297,7 @@ def _pick_item(
             "optics": [optics.pixel_size, optics.voltage, optics.cs, optics.amplitude],
         }
     )
-    kept = session.root / FOLDER / name / _PEAKS / f"{item.name}.npz"
+    kept = peaks_path(session.root, name, item.name)
     peaks = _kept(kept, key)
     if peaks is not None:
         report.current.append(item.name)
@@ -383,24 +313,16 @@ def _pick_item(
     ny, nx = image.shape
     peaks = replace(peaks, extent=((nx - 1) * pixel_size, (ny - 1) * pixel_size))
     facts = {
-        "fingerprint": key,
-        "diameter": peaks.diameter,
-        "trials": peaks.trials,
-        "extent": peaks.extent,
         "cc_mean": scores.mean,
         "cc_sigma": scores.sigma,
         "orientations": len(scores.orientations),
         "tiles": scores.tiles,
         "pixel_size": scores.pixel_size,
     }
-    buffer = io.BytesIO()
-    columns: dict[str, Any] = {column: getattr(peaks, column).astype(np.float32) for column in _ARRAYS}
-    np.savez_compressed(buffer, facts=np.array(json.dumps(facts)), **columns)
-    kept.parent.mkdir(parents=True, exist_ok=True)
     # peaks first: picks without them would never be brought into accord
-    atomic_write_bytes(kept, buffer.getvalue())
+    write_peaks(kept, peaks, key, facts)
     report.counts[item.name] = _write(session.root, name, item, read_peaks(kept)[0], report.threshold)
-    report.searched.append(item.name)
+    report.done.append(item.name)
 
 
 def _kept(path: Path, key: str) -> TemplatePeaks | None:

@@ -8,9 +8,10 @@ from typing import ClassVar
 from weft.errors import ItemError
 from weft.session.config import SessionSettings
 from weft.session.particle_export import usual_picker
-from weft.session.particle_extraction import ParticleSettings, cut_item, picked
+from weft.session.particle_extraction import cut_item
 from weft.session.particle_parts import SESSION_STACKS
 from weft.session.step import Job, Step, StepResult
+from weft.session.wanted_particles import ParticleSettings, picked
 from weft.settings import Settings
 
 __all__ = ["STEP", "ParticlesStep"]

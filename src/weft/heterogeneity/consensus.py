@@ -1,0 +1,136 @@
+"""The mean structure of all particles: what the decoder starts from, and what tells noise from signal.
+
+It is a weighted back-projection (Σ H Y / Σ H² on a Fourier grid), within a soft sphere. Images minus it are
+residuals; their spectrum is the noise, and the part of each that is put back into three dimensions, a few
+voxels across, is what tells the particles apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from weft.heterogeneity.lattice import Lattice
+from weft.heterogeneity.preparation import Prepared
+from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert, padded_transform, sample
+from weft.particles.fsc import soft_sphere
+from weft.physics import fourier
+
+__all__ = ["Consensus", "real_space", "sections"]
+
+#: What is added to a grid point's weight, in units of the mean weight.
+_DAMPING = 0.05
+_EDGE = 2.0  # px
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """The mean structure, and the spectra of signal and noise in the images.
+
+    Attributes
+    ----------
+    volume : (n, n, n) float32
+    signal : (s,) float32
+        Root mean square of its coefficients by shell.
+    noise : (s,) float32
+        Standard deviation of the real and the imaginary part of an image's coefficients by shell.
+    power : float
+        Mean variance of the real and the imaginary part of all of the images' coefficients.
+    """
+
+    volume: torch.Tensor
+    signal: torch.Tensor
+    noise: torch.Tensor
+    power: float
+
+    @classmethod
+    def of(cls, images: Callable[[], Iterable[Prepared]], lattice: Lattice, diameter: float) -> Consensus:
+        """From all images, which are gone through twice.
+
+        Parameters
+        ----------
+        images : callable
+            Gives them anew every time it is called, some at a time.
+        lattice : Lattice
+        diameter : float
+            Å.
+        """
+        n, shell = lattice.box, lattice.shell
+        shells = n // 2 + 1
+        sums = Sums.empty(n)
+        power, count = 0.0, 0
+        ux, uy = lattice.ux.float(), lattice.uy.float()
+        for part in images():
+            insert(
+                sums,
+                part.rotation[:, :2],
+                ux,
+                uy,
+                part.values * part.transfer,
+                part.transfer.square(),
+            )
+            used = part.weight > 0.0
+            power += float((part.values.abs().square() * used).sum(dtype=torch.float64))
+            count += int(used.sum())
+        if not power > 0.0:
+            raise ValueError("all images are empty")
+        volume = _reconstructed(sums, n, diameter / lattice.pixel_size)
+        transform = padded_transform(volume, n / 2.0)
+        noise, number = torch.zeros(shells), torch.zeros(shells)
+        fit, norm = 0.0, 0.0
+        signal, points = torch.zeros(shells), torch.zeros(shells)
+        for part in images():
+            mean = sections(transform, part.rotation, lattice)
+            expected = mean * part.transfer
+            fit += float((expected.conj() * part.values).real.sum(dtype=torch.float64))
+            norm += float(expected.abs().square().sum(dtype=torch.float64))
+            used = (part.weight > 0.0).float()
+            noise.index_add_(0, shell, ((part.values - expected).abs().square() * used).sum(0))
+            number.index_add_(0, shell, used.sum(0))
+            signal.index_add_(0, shell, mean.abs().square().sum(0))
+            points.index_add_(0, shell, torch.full((len(shell),), float(len(mean))))
+        # its scale is fitted: what the sphere cuts and the damping takes is not all that there is
+        scale = fit / norm if norm > 0.0 else 0.0
+        spread = (noise / number.clamp(min=1.0) / 2.0).sqrt()
+        known = number > 0.0
+        spread[~known] = spread[known].mean()
+        return cls(
+            volume * scale,
+            (signal / points.clamp(min=1.0)).sqrt() * abs(scale),
+            spread,
+            power / (2.0 * max(count, 1)),
+        )
+
+
+def _reconstructed(sums: Sums, box: int, diameter: float) -> torch.Tensor:
+    whole = sums.complete()
+    weight = whole.weight
+    mean = weight[weight > 0.0].mean()
+    return real_space(whole.data / (weight + _DAMPING * mean), box) * soft_sphere(box, diameter, _EDGE)
+
+
+def real_space(transform: torch.Tensor, box: int) -> torch.Tensor:
+    """The map of a padded half space whose z and y are centred, (m, m, m//2+1) → (box, box, box)."""
+    m = PADDING * box
+    volume = fourier.irfft3(torch.fft.ifftshift(transform, dim=(0, 1)), (m, m, m))
+    volume = volume.roll((m // 2,) * 3, (0, 1, 2))
+    first = m // 2 - box // 2
+    inside = slice(first, first + box)
+    return volume[inside, inside, inside] / apodisation(box)
+
+
+def sections(transform: torch.Tensor, rotation: torch.Tensor, lattice: Lattice) -> torch.Tensor:
+    """Central sections of a map, (m, c) complex64.
+
+    Parameters
+    ----------
+    transform : tensor
+        Of :func:`~weft.particles.fourier_volume.padded_transform`.
+    rotation : (m, 3, 3) float32
+    lattice : Lattice
+    """
+    ux, uy = lattice.ux.float()[:, None], lattice.uy.float()[:, None]
+    at = rotation[:, None, 0] * ux + rotation[:, None, 1] * uy
+    return sample(transform, at)

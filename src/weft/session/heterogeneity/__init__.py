@@ -1,0 +1,1 @@
+"""Heterogeneity in files: inputs, trainings, their analysis, selections."""
