@@ -8,7 +8,8 @@ thickness of ice (`weft.denoising.pretraining.simulated_halves`). Everything is 
 range between the truth's 0.1 and 99.9 percentiles; the Gaussian low-pass is chosen for each image by the
 truth.
 
-Fourier ring correlations with the truth are taken in rings of 1/640 Å^-1 up to the first zero of the CTF.
+Fourier ring correlations with the truth are taken in rings of 1/640 Å^-1 up to the first zero of the CTF,
+and their differences to the input's with the standard error that a ring's number of coefficients leaves.
 `weft trained` has learnt from the halves of its set, beginning with the default model. topaz gets the average
 of both halves at 2.5 Å a pixel and at 5 Å; its own training has seen real micrographs, not these.
 """
@@ -21,12 +22,12 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from weft.denoising.applying import predicted
 from weft.denoising.micrographs import (
     ImageCTF,
     MicrographTrainingSettings,
@@ -35,7 +36,7 @@ from weft.denoising.micrographs import (
     prepared,
     train_on_micrographs,
 )
-from weft.denoising.network import Denoiser
+from weft.denoising.mixing import Pair
 from weft.denoising.pretraining import SimulatedHalves, simulated_halves
 from weft.formats import mrc
 from weft.micrographs.deconvolution import DeconvolutionSettings
@@ -65,19 +66,44 @@ def first_zero(found: ImageCTF) -> float:
     return float(k[below[0, 0]]) if len(below) else float(k[-1])
 
 
-def ring_correlation(a: torch.Tensor, b: torch.Tensor, pixel_size: float, to: float) -> np.ndarray:
-    """One value for each ring below the frequency `to`, the mean left out."""
+def ring_correlation(
+    a: torch.Tensor, b: torch.Tensor, pixel_size: float, to: float, beside: torch.Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a with b, the mean left out: one value for each ring below the frequency `to`.
+
+    The second array is the standard error of its difference to what another image has with b, which a
+    ring's finite number of coefficients leaves (the delta method: how much each of them adds).
+    """
     shape = (a.shape[0], a.shape[1])
     ky, kx = fourier.frequencies(shape, pixel_size)
     ring = (torch.sqrt(ky**2 + kx**2) * RING).long().flatten()
-    fa, fb = (fourier.rfft2(x - x.mean()).flatten() for x in (a, b))
+    # a half-plane holds one of each pair, but for the columns that have none
+    pairs = torch.full((shape[0], shape[1] // 2 + 1), 2.0, dtype=torch.float64)
+    pairs[:, 0] = 1.0
+    pairs[:, -1] = 1.0 if shape[1] % 2 == 0 else 2.0
+    pairs = pairs.flatten()
     count = int(ring.max()) + 1
 
     def sums(values: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(count, dtype=torch.float64).index_add_(0, ring, values.double())
+        return torch.zeros(count, dtype=torch.float64).index_add_(0, ring, values)
 
-    cross, aa, bb = sums((fa * fb.conj()).real), sums(fa.abs() ** 2), sums(fb.abs() ** 2)
-    return np.asarray(cross / (aa * bb).sqrt().clamp(min=1e-30))[: max(1, int(to * RING))]
+    fb = fourier.rfft2(b - b.mean()).flatten()
+    bb = pairs * fb.abs().double() ** 2
+
+    def correlation(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        fa = fourier.rfft2(image - image.mean()).flatten()
+        ab, aa = pairs * (fa * fb.conj()).real.double(), pairs * fa.abs().double() ** 2
+        cross, powers = sums(ab), [sums(v).clamp(min=1e-30) for v in (aa, bb)]
+        found = cross / (powers[0] * powers[1]).sqrt()
+        root = (powers[0] * powers[1]).sqrt()[ring]
+        shares = 0.5 * (aa / powers[0][ring] + bb / powers[1][ring])
+        return found, ab / root - found[ring] * shares
+
+    found, each = correlation(a)
+    other = 0.0 * each if beside is None else correlation(beside)[1]
+    error = sums((each - other) ** 2).sqrt()
+    rings = max(1, int(to * RING))
+    return np.asarray(found)[:rings], np.asarray(error)[:rings]
 
 
 def psnr(found: torch.Tensor, truth: torch.Tensor) -> float:
@@ -117,26 +143,20 @@ def topaz(command: list[str], images: Images, pixel_size: float, model: str, wor
 
 
 def methods(
-    images: list[SimulatedHalves], settings: MicrographTrainingSettings, options: argparse.Namespace
+    images: list[SimulatedHalves], options: argparse.Namespace
 ) -> dict[str, Callable[[SimulatedHalves, DeconvolutionSettings | None], torch.Tensor]]:
     """Everything that is compared: gives an image at 5 Å."""
     default, deconvolution = default_model(), DeconvolutionSettings()
-    pairs = [one.pair(GRID, deconvolution) for one in images]
-    trained = train_on_micrographs(pairs, GRID, settings, deconvolution, start=default)
 
     def average(one: SimulatedHalves) -> torch.Tensor:
         return 0.5 * (one.even + one.odd)
 
-    def ours(
-        model: Denoiser, one: SimulatedHalves, how: DeconvolutionSettings | None, halves: bool
-    ) -> torch.Tensor:
-        given = (one.even, one.odd) if halves else (average(one),)
-        return denoise_micrograph([one.prepared(half, GRID, how) for half in given], model, GRID)
+    def halves_of(one: SimulatedHalves, how: DeconvolutionSettings | None) -> Pair:
+        return one.prepared(one.even, GRID, how), one.prepared(one.odd, GRID, how)
 
     def network_alone(one: SimulatedHalves, how: DeconvolutionSettings | None) -> torch.Tensor:
-        return denoise_micrograph(
-            [one.prepared(average(one), GRID, how)], replace(default, mixing=None), GRID
-        )
+        image = one.prepared(average(one), GRID, how).numpy()
+        return torch.cat([slab for _, slab in predicted([image], default, tile=512)])[0]
 
     out: dict[str, Callable[[SimulatedHalves, DeconvolutionSettings | None], torch.Tensor]] = {
         "input": lambda one, how: one.prepared(average(one), GRID, how),
@@ -144,11 +164,13 @@ def methods(
             one.prepared(average(one), GRID, how), one.prepared(one.truth, GRID, how)
         ),
         "weft, network alone": network_alone,
-        "weft, average": lambda one, how: ours(default, one, how, False),
-        "weft, halves": lambda one, how: ours(default, one, how, True),
-        "weft trained, average": lambda one, how: ours(trained, one, how, False),
-        "weft trained, halves": lambda one, how: ours(trained, one, how, True),
+        "weft": lambda one, how: denoise_micrograph(halves_of(one, how), default, GRID),
     }
+    if options.train:
+        settings = MicrographTrainingSettings(steps=options.train)
+        pairs = [one.pair(GRID, deconvolution) for one in images]
+        trained = train_on_micrographs(pairs, GRID, settings, deconvolution, start=default)
+        out["weft trained"] = lambda one, how: denoise_micrograph(halves_of(one, how), trained, GRID)
     if options.topaz:
         fine = {one.name: average(one) for one in images}
         coarse = {one.name: prepared(average(one), one.pixel_size, GRID)[0] for one in images}
@@ -176,7 +198,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", type=int, default=3)
     parser.add_argument("--micrographs", type=int, default=4)
-    parser.add_argument("--train", type=int, default=400, help="steps of the retrained model")
+    parser.add_argument(
+        "--train", type=int, default=400, help="steps of the retrained model; 0 leaves it out"
+    )
     parser.add_argument("--topaz", default="", help="command that runs topaz")
     parser.add_argument("--models", nargs="*", default=["unet", "unet-small"], help="of topaz")
     parser.add_argument("--sizes", nargs="*", type=float, default=[2.5, 5.0], help="Å, what topaz is given")
@@ -185,16 +209,19 @@ def main() -> None:
     given = parser.parse_args()
     given.work = given.work or Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
-    settings = MicrographTrainingSettings(steps=given.train)
     rows = []
     for number in range(given.sets):
         images = micrographs(number, given.micrographs)
-        for name, make in methods(images, settings, given).items():
+        every = methods(images, given)
+        for name, make in every.items():
             for one in images:
                 for how in (None, DeconvolutionSettings()):
-                    if how is None and name.startswith("weft trained"):
+                    if how is None and name == "weft trained":
                         continue  # it knows deconvolved micrographs only
                     truth, found = one.prepared(one.truth, GRID, how), make(one, how)
+                    frc, error = ring_correlation(
+                        found, truth, GRID, first_zero(one.ctf), every["input"](one, how)
+                    )
                     rows.append(
                         {
                             "set": number,
@@ -204,7 +231,8 @@ def main() -> None:
                             "method": name,
                             "deconvolved": how is not None,
                             "psnr": psnr(found, truth),
-                            "frc": ring_correlation(found, truth, GRID, first_zero(one.ctf)).tolist(),
+                            "frc": frc.tolist(),
+                            "error_of_gain": error.tolist(),
                         }
                     )
         print(f"set {number}: {images[0].diameter:.0f} Å", flush=True)
@@ -217,18 +245,22 @@ def report(rows: list[dict]) -> None:
     """PSNR, and how the FRC compares with the input's, of every method."""
     names = list(dict.fromkeys(row["method"] for row in rows))
     base = {(r["micrograph"], r["deconvolved"]): np.array(r["frc"]) for r in rows if r["method"] == "input"}
-    print("| method | PSNR | PSNR deconvolved | mean FRC | rings above input | worst ring | mean gain |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
+    print(
+        "| method | PSNR | PSNR deconvolved | rings above | below by 2 errors | worst ring | mean gain |"
+    )
+    print("|---|" + "--:|" * 6)
     for name in names:
         of = [row for row in rows if row["method"] == name]
         gains = np.concatenate([np.array(r["frc"]) - base[r["micrograph"], r["deconvolved"]] for r in of])
+        errors = np.concatenate([r["error_of_gain"] for r in of])
         plain, deconvolved = (
             np.mean([r["psnr"] for r in of if r["deconvolved"] is how] or [np.nan]) for how in (False, True)
         )
-        frc = np.mean([np.mean(r["frc"]) for r in of if r["deconvolved"]])
+        worst = gains.argmin()
         print(
-            f"| {name} | {plain:.2f} | {deconvolved:.2f} | {frc:.4f} | {np.sum(gains > 0)} of {len(gains)} | "
-            f"{gains.min():+.4f} | {gains.mean():+.4f} |"
+            f"| {name} | {plain:.2f} | {deconvolved:.2f} | {np.sum(gains > 0)} of {len(gains)} | "
+            f"{np.sum(gains < -2.0 * errors)} | {gains[worst]:+.4f} ± {errors[worst]:.4f} | "
+            f"{gains.mean():+.4f} |"
         )
     print("\nMean FRC of all micrographs in which the ring is below the first zero (deconvolved):\n")
     longest = max(len(row["frc"]) for row in rows)

@@ -149,12 +149,12 @@ def inside(truth: dict[str, Any], box: int) -> np.ndarray:
 
 
 def exactly(out: Path, stem: str, truth: dict[str, Any], box: int) -> tuple[np.ndarray, ...]:
-    """Places (n, 2), tracks (frames, n, 2) and defocus (n,) of the particles that are used; Å."""
+    """Places (n, 2), tracks (frames, n, 2), defocus (n,) and height (n,) of particles that are used; Å."""
     use = inside(truth, box)
     with np.load(out / "truth" / f"{stem}.npz") as known:
         xy, tracks, height = known["xy"][use], known["tracks"][:, use], known["height"][use]
     centre = 0.5 * np.array(truth["shape"][::-1]) * truth["optics"]["pixel"]
-    return xy, tracks, truth["defocus"] + (xy - centre) @ np.array(truth["plane"]) + height
+    return xy, tracks, truth["defocus"] + (xy - centre) @ np.array(truth["plane"]) + height, height
 
 
 #: RELION's table of optics, as far as movies and particles have it in common.
@@ -195,7 +195,7 @@ def exact(out: Path, stems: list[str], truths: dict[str, Any], given: Any) -> in
     gain = mrc.read(out / "gain.mrc")[0]
     for stem in stems:
         truth = truths[stem]
-        xy, tracks, z = exactly(out, stem, truth, given.box)
+        xy, tracks, z, _ = exactly(out, stem, truth, given.box)
         eulers = np.array(truth["eulers"])[inside(truth, given.box)]
         o = truth["optics"]
         if not (folder / f"{stem}.mrcs").exists():
@@ -251,7 +251,7 @@ def theirs(out: Path, way: str, stems: list[str], truths: dict[str, Any], given:
     )
     # RELION lays all frames on the first one, as Weft and the simulation do
     for stem in stems:
-        xy, _, _ = exactly(out, stem, truths[stem], given.box)
+        xy, *_ = exactly(out, stem, truths[stem], given.box)
         # whole pixels, so that nobody rounds them
         at = np.round(xy / SIMULATED["pixel_size"])
         to = folder / "coords" / "Motion" / "frames" / f"{stem}_pick.star"
@@ -365,14 +365,15 @@ def errors(
     moved, away, defocus, astigmatism = [], [], [], []
     for stem in stems:
         truth = truths[stem]
-        xy, tracks, z = exactly(out, stem, truth, box)
+        xy, tracks, z, height = exactly(out, stem, truth, box)
         difference = found_tracks(out, way, stem, session, xy, truth) - tracks
         moved.append(difference - difference.mean(0))
         mean = np.tensordot(frame_weights(len(tracks)), difference, 1)
         # a micrograph as a whole is laid onto the true places by `centred`
         away.append(mean - mean.mean(0))
         u, v, angle = session[stem].ctf.at(xy)
-        defocus.append(0.5 * (u + v) - z)
+        # of the plane in which they lie: nobody can know how high each of them is
+        defocus.append(0.5 * (u + v) - (z - height))
         turn = np.exp(2j * np.radians([angle[0], truth["astig_angle"]]))
         astigmatism.append(abs((u - v)[0] * turn[0] - truth["astig"] * turn[1]))
 
@@ -382,7 +383,7 @@ def errors(
     for stem, one, mean, z in zip(stems, moved, away, defocus, strict=True):
         print(
             f"{stem} {way}: motion {rms(one):.2f}, place {rms(mean):.2f}, "
-            f"defocus {z.mean():.0f} ± {z.std():.0f} Å"
+            f"defocus {z.mean():.1f} ± {z.std():.1f} Å"
         )
     found = {
         "motion (Å)": f"{rms(np.concatenate(moved, 1)):.2f}",
@@ -487,7 +488,7 @@ def mapped(out: Path, way: str, true: np.ndarray, given: Any) -> dict[str, Any]:
     np.save(out / way / "fsc.npy", curve)
     half, low = (crossing(curve, given.box, pixel, level) for level in (0.5, 0.143))
     row: dict[str, Any] = {"FSC 0.5 (Å)": f"{1 / half:.2f}", "FSC 0.143 (Å)": f"{1 / low:.2f}"}
-    if (out / "exact" / "fsc.npy").exists():
+    if way != "exact" and (out / "exact" / "fsc.npy").exists():
         best = np.load(out / "exact" / "fsc.npy")
         for name, found_at, level in (("0.5", half, 0.5), ("0.143", low, 0.143)):
             share = 100.0 * found_at / crossing(best, given.box, pixel, level)

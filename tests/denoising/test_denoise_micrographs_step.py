@@ -31,7 +31,7 @@ def test_from_movies_to_denoised_micrographs(
     assert not session.run(workers=0).failed
     assert not (root / "denoised").exists()
 
-    # the shipped model, from the average alone
+    # the shipped model, with halves that are made from the movie and not kept
     assert main(["denoise", "apply", str(root), "--workers", "0"]) == 0
     name = "movie_000"
     image, pixel_size = read(root / "denoised" / f"{name}.mrc")
@@ -40,8 +40,8 @@ def test_from_movies_to_denoised_micrographs(
     assert np.isfinite(image).all()
     assert session[name].paths["denoised_picture"].read_bytes().startswith(b"\x89PNG")
     about = session[name].results[STEP]["denoised"]
-    assert about["halves"] is False
     assert about["deconvolved"] is True
+    assert not (root / "average" / "even").exists()
     assert not session.run(workers=0).done
 
     # a network of its own needs halves: which setting makes them
@@ -50,9 +50,10 @@ def test_from_movies_to_denoised_micrographs(
     assert "set average.halves to true" in capsys.readouterr().err
     session.set("average.halves", "true")
     assert not session.run(workers=0).failed
-    assert session[name].results[STEP]["denoised"]["halves"] is True
+    assert (root / "average" / "even" / f"{name}.mrc").exists()
     from_halves, _ = read(root / "denoised" / f"{name}.mrc")
-    assert not np.array_equal(from_halves, image)
+    # they are the same as those that are written
+    np.testing.assert_allclose(from_halves, image, rtol=1e-5, atol=1e-5 * image.std())
 
     # trained on the session
     assert main(["denoise", "train", str(root), *QUICK, "--micrographs", "2", "--device", "cpu"]) == 0
@@ -87,7 +88,7 @@ def test_from_movies_to_denoised_micrographs(
 def test_files(
     new_session: Callable[..., Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    session = new_session()
+    session = new_session(average={"halves": True})
     session.run(["motion"], only="movie_000", workers=0)
     average = session["movie_000"].paths["average"]
     bad = tmp_path / "bad.mrc"
@@ -96,7 +97,7 @@ def test_files(
     assert main(["denoise", "apply", str(average)]) == 2
     assert "--output" in capsys.readouterr().err
     assert main(["denoise", "apply", str(average), str(bad), "--output", str(out)]) == 1
-    assert "bad.mrc" in capsys.readouterr().err
+    assert "bad.mrc: has no averages of even and odd frames beside it" in capsys.readouterr().err
     found, pixel_size = read(out / "movie_000.mrc")
     assert pixel_size == pytest.approx(5.0)
     raw, _ = read(average)
@@ -105,6 +106,27 @@ def test_files(
     assert found.std() < raw.std()
     assert main(["denoise", "apply", str(average), "--output", str(average.parent)]) == 2
     assert "would be overwritten" in capsys.readouterr().err
+
+    # as other programs name halves; what they are is not denoised for itself
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for source, end in ((average, ""), *((average.parent / h / average.name, h) for h in ("even", "odd"))):
+        name = "m" + {"": "", "even": "_EVN", "odd": "_ODD"}[end]
+        (theirs / f"{name}.mrc").write_bytes(source.read_bytes())
+    given = [str(path) for path in sorted(theirs.glob("*.mrc"))]
+    assert main(["denoise", "apply", *given, "--output", str(tmp_path / "out2")]) == 0
+    assert [path.name for path in (tmp_path / "out2").iterdir()] == ["m.mrc"]
+    np.testing.assert_array_equal(read(tmp_path / "out2" / "m.mrc")[0], found)
+
+
+def test_a_single_frame_is_refused(new_session: Callable[..., Session]) -> None:
+    """Nothing tells its signal from its noise."""
+    session = new_session(denoising={"write": True})
+    name = "movie_000"
+    session.run(["motion", "ctf"], only=name, workers=0)
+    session.set("input.skip_first", str(session[name].metrics["frames"] - 1))
+    assert session.run(only=name, workers=0).exit_code == 1
+    assert "a movie of one frame has no halves" in session[name].error
 
 
 def test_a_model_of_the_other_kind(

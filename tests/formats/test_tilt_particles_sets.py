@@ -59,7 +59,11 @@ def test_every_flavour_says_the_same(flavour: str, whole: bool, centred: bool, t
     outer = _matrix(table, ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi"))
     inner = _matrix(table, ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))
     turn = np.concatenate([matrices(len(shown))[shown] for shown in SHOWN])
-    np.testing.assert_allclose(found.rotation, turn @ (outer @ inner)[found.row], atol=1e-6)
+    rotation = turn @ (outer @ inner)[found.row]
+    if flavour == "warptools":  # with hand −1 its specimen is a mirror image
+        mirror = np.diag([1.0, 1.0, -1.0])
+        rotation = mirror @ rotation @ mirror
+    np.testing.assert_allclose(found.rotation, rotation, atol=1e-6)
     # the particle lies at its coordinate minus the turned origin
     origin = np.stack([table.floats(f"rlnOrigin{axis}Angst") for axis in "XYZ"], axis=1)
     offset = np.einsum("pij,pj->pi", outer, origin)
@@ -150,6 +154,15 @@ def test_a_missing_column_of_tilts_is_named(flavour: str, tmp_path: Path) -> Non
     _change(table, "rlnDefocusV", ["1", "nan", "1"], block)
     with pytest.raises(CorruptError, match="row 2 of the column _rlnDefocusV is nan"):
         read_tilt_particles(path)
+
+
+def test_a_flipped_hand_means_that_warps_specimen_is_natures(tmp_path: Path) -> None:
+    path = write_set(tmp_path, "warptools")
+    mirrored = read_tilt_particles(path)
+    _change(tmp_path / "tomograms.star", "rlnTomoHand", [1.0, 1.0], "global")
+    found = read_tilt_particles(path)
+    mirror = np.diag([1.0, 1.0, -1.0])
+    np.testing.assert_allclose(found.rotation, mirror @ mirrored.rotation @ mirror, atol=1e-12)
 
 
 def test_tomograms_without_hand_or_ctf(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weft.cli.options import settings_options
+from weft.cli.vae_analyze import analyze, volumes_analyze
+from weft.cli.vae_select import map_back, select
 from weft.heterogeneity.model import NetworkSettings
 from weft.heterogeneity.preparation import PreparationSettings
 from weft.heterogeneity.training import VAETrainingSettings
@@ -22,6 +24,11 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Structures of single particles from their tilt images: train, look, choose.",
 )
+
+app.command("analyze")(analyze)
+app.command("volumes-analyze")(volumes_analyze)
+app.command("select")(select)
+app.command("map-back")(map_back)
 
 SourceArgument = Annotated[
     Path,

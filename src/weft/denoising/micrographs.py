@@ -17,7 +17,7 @@ import torch
 
 from weft.denoising.applying import check_pixel_size, predicted
 from weft.denoising.cubes import Scale, same_shape
-from weft.denoising.mixing import Moments, Pair, blended
+from weft.denoising.mixing import Pair, combined
 from weft.denoising.network import Denoiser, Loss
 from weft.denoising.training import TrainingPair, TrainingSettings, train
 from weft.errors import ItemError, SettingsError
@@ -42,8 +42,6 @@ __all__ = [
 
 #: What the setting `model` calls the one that ships.
 DEFAULT_MODEL = "default"
-#: Pairs from which the weights of single images are measured.
-_MEASURED = 16
 
 
 class MicrographTrainingSettings(TrainingSettings):
@@ -187,15 +185,14 @@ def deconvolution_of(model: Denoiser, wanted: bool) -> DeconvolutionSettings | N
 
 
 def denoise_micrograph(
-    images: Sequence[torch.Tensor], model: Denoiser, pixel_size: float, device: torch.device | str = "cpu"
+    halves: Pair, model: Denoiser, pixel_size: float, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """Denoise a prepared micrograph.
 
     Parameters
     ----------
-    images : one or two (y, x) float32
-        Averages of even and odd frames, whose difference tells how far the network is to be believed at each
-        frequency; or the average alone, for which the model's own measurements are taken.
+    halves : two (y, x) float32
+        Averages of even and odd frames, which tell how far the network is to be believed at each frequency.
     model : Denoiser
     pixel_size : float
         Å.
@@ -212,27 +209,14 @@ def denoise_micrograph(
         For another pixel size than the model's, images of different shapes, constant or not finite.
     """
     check_pixel_size(model, pixel_size)
-    found = _predicted(images, model, device)
-    if len(images) == 2:
-        halves, results = (images[0], images[1]), (found[0], found[1])
-        weights = Moments.of(halves, results).weights()
-        return blended(0.5 * (halves[0] + halves[1]), 0.5 * (results[0] + results[1]), weights)
-    if model.mixing is None:
-        return found[0]
-    return blended(images[0], found[0], torch.tensor(model.mixing))
-
-
-def _predicted(
-    images: Sequence[torch.Tensor], model: Denoiser, device: torch.device | str
-) -> list[torch.Tensor]:
-    """What the network makes of each image; they share a scale."""
-    arrays = [image.cpu().numpy() for image in images]
+    arrays = [half.cpu().numpy() for half in halves]
     same_shape(arrays)
     scale = Scale.of(arrays)
-    return [
+    first, second = (
         torch.cat([slab for _, slab in predicted([array], model, scale, device, tile=512)])[0]
         for array in arrays
-    ]
+    )
+    return combined(halves, (first.to(halves[0].device), second.to(halves[0].device)))
 
 
 def train_on_micrographs(
@@ -244,7 +228,7 @@ def train_on_micrographs(
     progress: Callable[[int, int, Loss | None], None] = lambda step, steps, loss: None,
     **more: Any,
 ) -> Denoiser:
-    """Learn from prepared pairs, and measure what the network is worth beside its input.
+    """Learn from prepared pairs.
 
     Parameters
     ----------
@@ -264,24 +248,7 @@ def train_on_micrographs(
     """
     model = train(pairs, pixel_size, settings or MicrographTrainingSettings(), device, progress, **more)
     how = None if deconvolution is None else deconvolution.model_dump(exclude={"write"})
-    return replace(
-        model, deconvolution=how, plain=deconvolution is None, mixing=_measured(model, pairs, device)
-    )
-
-
-def _measured(
-    model: Denoiser, pairs: Sequence[TrainingPair], device: torch.device | str
-) -> tuple[tuple[float, ...], ...]:
-    """The weights of single images, from some of the pairs."""
-    chosen = pairs[:: max(1, len(pairs) // _MEASURED)]
-    weights = Moments.together([_single(model, pair, device) for pair in chosen]).weights()
-    return tuple(tuple(round(float(w), 5) for w in row) for row in weights)
-
-
-def _single(model: Denoiser, pair: TrainingPair, device: torch.device | str) -> Moments:
-    halves: Pair = (torch.as_tensor(pair.first), torch.as_tensor(pair.second))
-    found = _predicted(halves, model, device)
-    return Moments.of(halves, (found[0], found[1]), single=True)
+    return replace(model, deconvolution=how, plain=deconvolution is None)
 
 
 def beginning(settings: MicrographTrainingSettings, pixel_size: float) -> Denoiser | None:

@@ -171,9 +171,6 @@ class Denoiser:
         none.
     plain : bool
         Whether it knows micrographs without it, too.
-    mixing : tuple, optional
-        What input and result are worth at each frequency (:mod:`weft.denoising.mixing`), where there are no
-        halves to tell.
     """
 
     state: Mapping[str, torch.Tensor] = field(repr=False)
@@ -187,7 +184,6 @@ class Denoiser:
     sources: tuple[str, ...] = ()
     deconvolution: Mapping[str, float] | None = None
     plain: bool = True
-    mixing: tuple[tuple[float, ...], ...] | None = None
 
     def network(self, device: torch.device | str = "cpu") -> UNet:
         """Ready for use."""
@@ -226,8 +222,7 @@ class Denoiser:
             about = json.loads(header["denoiser"])
             about["losses"] = tuple(Loss(**loss) for loss in about["losses"])
             about["channels"], about["sources"] = tuple(about["channels"]), tuple(about["sources"])
-            if about.get("mixing") is not None:
-                about["mixing"] = tuple(tuple(weights) for weights in about["mixing"])
+            about.pop("mixing", None)  # files of before: weights for averages that have no halves
             found = cls(state=state, **about)
             found.network()
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -134,5 +134,5 @@ def pretrain(
     # plain and deconvolved in turn, so that whatever is chosen among them evenly holds both
     pairs = [both[number % 2] for number, both in enumerate(simulations)]
     pairs += [both[1 - number % 2] for number, both in enumerate(simulations)]
-    model = train_on_micrographs(pairs, pixel_size, settings, deconvolution, **more)
+    model = train_on_micrographs(pairs, pixel_size, settings, deconvolution, to_the_end=True, **more)
     return replace(model, plain=True, sources=(f"{len(simulations)} simulated micrographs",))

@@ -134,6 +134,7 @@ def train(
     start: Denoiser | None = None,
     resume: bytes = b"",
     keep: Callable[[bytes], None] | None = None,
+    to_the_end: bool = False,
 ) -> Denoiser:
     """Learn what the halves of tomograms, or of micrographs, have in common.
 
@@ -154,6 +155,9 @@ def train(
         What `keep` was given by a training with the same pairs and settings: goes on from there.
     keep : callable, optional
         Gets, after each evaluation, all that is needed to go on.
+    to_the_end : bool
+        Take all the steps, also where the held-out pieces have not improved for long: with many different
+        micrographs they do when the learning rate falls.
 
     Returns
     -------
@@ -209,7 +213,7 @@ def train(
             progress(step, settings.steps, run.losses[-1])
             if keep is not None:
                 keep(run.saved())
-            if not going_on:
+            if not going_on and not to_the_end:
                 break
     least = run.losses[_best(run.losses)]
     if not least.held_out < 1.0 - _LEAST:

@@ -41,6 +41,9 @@ class SeriesTilts:
     has_ctf : bool
     hand : float or None
         By which a particle's depth changes its defocus; None without a CTF.
+    mirrored : bool
+        Whether the specimen that `matrices` turn is the mirror image (in z) of nature's, as that of WarpTools
+        is where tilt angles were imported without inverting them and the hand has therefore not been flipped.
     """
 
     name: str
@@ -56,6 +59,7 @@ class SeriesTilts:
     amplitude: NDArray[np.float64]
     has_ctf: bool
     hand: float | None
+    mirrored: bool = False
 
     def __len__(self) -> int:
         return len(self.u)
@@ -117,6 +121,8 @@ def _tilts(item: RelionTiltSeries, rows: Rows, flavour: str) -> SeriesTilts:
         amplitude=optics[2],
         has_ctf=has_ctf,
         hand=sign * item.hand if has_ctf else None,
+        # microscopes have hand −1 in RELION's geometry: +1 in Warp's means that its specimen is a mirror image
+        mirrored=sign < 0.0 and has_ctf and item.hand < 0.0,
     )
 
 

@@ -35,6 +35,7 @@ VISIBLE = "rlnTomoVisibleFrames"
 PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 _OUTER = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
 _PIXEL = ("rlnImagePixelSize",)
+_MIRROR = np.diag([1.0, 1.0, -1.0])
 _TILTS_PIXEL = "rlnTomoTiltSeriesPixelSize"
 _WHAT = {
     "warptools": "a set of particles of WarpTools",
@@ -283,7 +284,8 @@ def _images(
     return {
         "row": i,
         "section": section[which, t],
-        "rotation": turn @ pose.matrix[i],
+        # maps have nature's hand, also where the specimen does not
+        "rotation": _MIRROR @ turn @ pose.matrix[i] @ _MIRROR if tilts.mirrored else turn @ pose.matrix[i],
         "shift": -np.einsum("mkj,mj->mk", turn[:, :2], pose.offset[i]),
         "u": u,
         "v": v,

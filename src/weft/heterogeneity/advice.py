@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from weft.heterogeneity.convergence import LossTrend, Movement, VolumeAgreement
 from weft.heterogeneity.correlates import Correlate
-from weft.heterogeneity.structure import SMALLEST
+from weft.heterogeneity.structure import fewest
 
 __all__ = ["LEAST_KL", "Advice", "ClusterFacts", "Facts", "advise", "kl_by_dimension"]
 
@@ -86,8 +86,8 @@ class Facts:
     particles : int
     kl : (d,)
         Nats a particle of every latent dimension.
-    found : bool
-        The data fall into clusters.
+    heaps : int
+        Clusters that the data fall into; 1 is none.
     asked : int
         Clusters that were asked for; 0 is as many as there are.
     clusters : sequence of ClusterFacts
@@ -101,7 +101,7 @@ class Facts:
 
     particles: int
     kl: Array
-    found: bool
+    heaps: int
     asked: int = 0
     clusters: Sequence[ClusterFacts] = ()
     loss: LossTrend | None = None
@@ -183,7 +183,7 @@ def _training(facts: Facts) -> list[Advice]:
             f"particles still move in the latent space: by {100 * last.moved:.0f} % of its spread between "
             f"epochs {last.before} and {last.after}"
         )
-    if facts.movement and facts.found and facts.movement[-1].agreement < 0.8:
+    if facts.movement and facts.heaps > 1 and facts.movement[-1].agreement < 0.8:
         last = facts.movement[-1]
         reasons.append(
             f"clusters are not the same in epochs {last.before} and {last.after} "
@@ -247,22 +247,26 @@ def _amount(particles: int) -> list[Advice]:
 
 
 def _structure(facts: Facts) -> list[Advice]:
-    if facts.particles < SMALLEST:
+    if facts.particles < (least := fewest(len(facts.kl))):
         return [
             Advice(
                 "note",
                 "clusters not tested",
-                f"With fewer than {SMALLEST} particles nobody can tell clusters from chance.",
+                f"With fewer than {least} particles nobody can tell clusters from chance.",
             )
         ]
-    if facts.found:
-        words = f"{len(facts.clusters)} clusters" if not facts.asked else "clusters"
+    if facts.heaps > 1:
+        further = (
+            f" The {facts.asked} that were asked for are not those."
+            if facts.asked and facts.asked != facts.heaps
+            else ""
+        )
         return [
             Advice(
                 "good",
                 "clusters",
-                f"The particles fall into {words} with gaps between them, more than one heap would show by "
-                "chance.",
+                f"The particles fall into {facts.heaps} clusters with gaps between them, more than one heap "
+                f"would show by chance.{further}",
             )
         ]
     text = (

@@ -1,8 +1,8 @@
 """The mean structure of all particles: what the decoder starts from, and what tells noise from signal.
 
-It is a weighted back-projection (Σ H Y / Σ H² on a Fourier grid), within a soft sphere. Images minus it are
-residuals; their spectrum is the noise, and the part of each that is put back into three dimensions, a few
-voxels across, is what tells the particles apart.
+It is a weighted back-projection (Σ H Y / Σ H² on a Fourier grid) within a soft sphere, made from every other
+image and from the rest; what both agree on by shell gives it a Wiener filter, 2 FSC / (1 + FSC) (Rosenthal &
+Henderson 2003, eq. 13, squared). Images minus it are residuals, whose spectrum is the noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from weft.heterogeneity.lattice import Lattice
 from weft.heterogeneity.preparation import Prepared
 from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert, padded_transform, sample
-from weft.particles.fsc import soft_sphere
+from weft.particles.fsc import shell_correlation, soft_sphere
 from weft.physics import fourier
 
 __all__ = ["Consensus", "real_space", "sections"]
@@ -23,6 +23,8 @@ __all__ = ["Consensus", "real_space", "sections"]
 #: What is added to a grid point's weight, in units of the mean weight.
 _DAMPING = 0.05
 _EDGE = 2.0  # px
+#: FSC of halves that counts as none.
+_NOTHING = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Consensus:
     ----------
     volume : (n, n, n) float32
     signal : (s,) float32
-        Root mean square of its coefficients by shell.
+        Root mean square of its coefficients by shell; no less than all images together could show.
     noise : (s,) float32
         Standard deviation of the real and the imaginary part of an image's coefficients by shell.
     power : float
@@ -59,24 +61,21 @@ class Consensus:
         """
         n, shell = lattice.box, lattice.shell
         shells = n // 2 + 1
-        sums = Sums.empty(n)
-        power, count = 0.0, 0
+        halves = (Sums.empty(n), Sums.empty(n))
+        power, count, images_seen = 0.0, 0, 0
         ux, uy = lattice.ux.float(), lattice.uy.float()
         for part in images():
-            insert(
-                sums,
-                part.rotation[:, :2],
-                ux,
-                uy,
-                part.values * part.transfer,
-                part.transfer.square(),
-            )
+            data, weight = part.values * part.transfer, part.transfer.square()
+            for half, sums in enumerate(halves):
+                these = slice((half + images_seen) % 2, None, 2)
+                insert(sums, part.rotation[these, :2], ux, uy, data[these], weight[these])
+            images_seen += len(data)
             used = part.weight > 0.0
             power += float((part.values.abs().square() * used).sum(dtype=torch.float64))
             count += int(used.sum())
         if not power > 0.0:
             raise ValueError("all images are empty")
-        volume = _reconstructed(sums, n, diameter / lattice.pixel_size)
+        volume = _filtered(halves, n, diameter / lattice.pixel_size)
         transform = padded_transform(volume, n / 2.0)
         noise, number = torch.zeros(shells), torch.zeros(shells)
         fit, norm = 0.0, 0.0
@@ -96,19 +95,32 @@ class Consensus:
         spread = (noise / number.clamp(min=1.0) / 2.0).sqrt()
         known = number > 0.0
         spread[~known] = spread[known].mean()
+        strength = (signal / points.clamp(min=1.0)).sqrt() * abs(scale)
         return cls(
             volume * scale,
-            (signal / points.clamp(min=1.0)).sqrt() * abs(scale),
+            # what all images together could just show is the least that is expected
+            torch.maximum(strength, spread / max(images_seen, 1) ** 0.5),
             spread,
             power / (2.0 * max(count, 1)),
         )
 
 
-def _reconstructed(sums: Sums, box: int, diameter: float) -> torch.Tensor:
+def _filtered(halves: tuple[Sums, Sums], box: int, diameter: float) -> torch.Tensor:
+    sphere = soft_sphere(box, diameter, _EDGE)
+    maps = [_reconstructed(sums, box) * sphere for sums in (*halves, halves[0] + halves[1])]
+    fsc = shell_correlation(maps[0], maps[1]).clamp(min=0.0)
+    # beyond its first fall to nothing there is noise that happens to agree
+    fsc *= (fsc > _NOTHING).cumprod(0)
+    weight = 2.0 * fsc / (1.0 + fsc)
+    shells = fourier.shells_3d(box).clamp(max=len(weight) - 1)
+    return fourier.irfft3(fourier.rfft3(maps[2]) * weight[shells], (box, box, box)) * sphere
+
+
+def _reconstructed(sums: Sums, box: int) -> torch.Tensor:
     whole = sums.complete()
     weight = whole.weight
-    mean = weight[weight > 0.0].mean()
-    return real_space(whole.data / (weight + _DAMPING * mean), box) * soft_sphere(box, diameter, _EDGE)
+    mean = weight[weight > 0.0].mean() if bool((weight > 0.0).any()) else torch.ones(())
+    return real_space(whole.data / (weight + _DAMPING * mean), box)
 
 
 def real_space(transform: torch.Tensor, box: int) -> torch.Tensor:

@@ -12,6 +12,8 @@ __all__ = ["join", "local_density", "nearest", "neighbour_graph"]
 
 Array = NDArray[np.float64]
 
+#: Particles of a piece among which the shortest edge to another is looked for.
+_JOINED = 4000
 #: Of a pair of particles at the same place: a graph has no edges of length 0.
 _LEAST = 1e-12
 
@@ -60,7 +62,7 @@ def neighbour_graph(points: Array, count: int) -> csr_matrix:
 
 
 def join(graph: csr_matrix, points: Array) -> csr_matrix:
-    """Join the pieces of a graph by the shortest edges between them.
+    """Join the pieces of a graph by the shortest edges between them, or nearly those of large ones.
 
     Parameters
     ----------
@@ -73,11 +75,16 @@ def join(graph: csr_matrix, points: Array) -> csr_matrix:
             return graph
         # the smallest piece and what is nearest to it, once a turn
         inside = piece == np.bincount(piece).argmin()
-        here, there = np.flatnonzero(inside), np.flatnonzero(~inside)
+        here, there = (_some(np.flatnonzero(side)) for side in (inside, ~inside))
         distance, index = cKDTree(points[there]).query(points[here])
         one = int(distance.argmin())
         a, b, length = here[one], there[index[one]], max(float(distance[one]), _LEAST)
         graph = (graph + coo_matrix(([length, length], ([a, b], [b, a])), graph.shape)).tocsr()
+
+
+def _some(index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every so many-th, at most about so many."""
+    return index[:: -(-len(index) // _JOINED)]
 
 
 def local_density(points: Array, count: int | None = None) -> Array:

@@ -21,6 +21,8 @@ __all__ = ["ImageFacts", "PreparationSettings", "Prepared", "prepare", "remove_b
 
 #: Below this a CTF that images were multiplied by cannot be divided out again.
 _LEAST_CTF = 0.1
+#: The same of weights of dose and tilt.
+_LEAST_WEIGHT = 0.02
 #: Of the box: what the particle is taken to fill where nothing is said.
 DIAMETER = 0.75
 
@@ -187,9 +189,10 @@ def prepare(
     has_ctf : bool
         False takes the CTF to be 1.
     premultiplied : bool
-        Images were multiplied by their CTF. That is taken back as far as it can be: they are divided by its
-        modulus where that is over a tenth, which leaves images whose phases are flipped and whose noise is
-        as it was; what is below is left out.
+        Images were multiplied by their CTF and, as Weft, RELION 5 and WarpTools do it, by the weights of dose
+        and tilt with it: by H. That is taken back as far as it can be: they are divided by its modulus, which
+        leaves images whose phases are flipped and whose noise is as it was; where it is too small for that
+        they count nothing.
     """
     radius = 0.5 * settings.diameter_of(lattice.box, lattice.pixel_size) / lattice.pixel_size
     values = lattice.coefficients(
@@ -199,7 +202,7 @@ def prepare(
     transfer = _ctf(facts, lattice) if has_ctf else torch.ones_like(weight)
     if premultiplied:
         transfer = transfer.abs()
-        kept = transfer >= _LEAST_CTF
-        values = torch.where(kept, values / transfer.clamp(min=_LEAST_CTF), torch.zeros(()))
+        kept = (transfer >= _LEAST_CTF) & (weight >= _LEAST_WEIGHT)
+        values = torch.where(kept, values / (transfer * weight).clamp(min=1e-6), torch.zeros(()))
         transfer, weight = transfer * kept, weight * kept
     return Prepared(values, transfer * weight, weight, facts.rotation)

@@ -3,8 +3,8 @@
 k-means cuts every landscape into as many parts as it is asked for. Here a cut counts only where the particles
 fall into heaps: by the dip test (:mod:`weft.heterogeneity.unimodality`) along the direction that separates
 two parts, and again along the data themselves, as distances through the graph of nearest neighbours (those of
-Isomap, Tenenbaum et al. 2000, Science 290, 2319), so that a bent continuum (an arc, a ring) is no pair of
-clusters.
+Isomap, Tenenbaum et al. 2000, Science 290, 2319) in the plane of that line and of what bends most, so that a
+bent continuum (an arc, a ring) is no pair of clusters.
 
 docs/howto/heterogeneity-analysis.md tells how often it is wrong on landscapes with known truth.
 """
@@ -23,15 +23,16 @@ from weft.heterogeneity.clusters import Clusters, by_size, k_means
 from weft.heterogeneity.neighbours import local_density, neighbour_graph
 from weft.heterogeneity.unimodality import dip_probability
 
-__all__ = ["SMALLEST", "Cut", "Structure", "best_cut", "find_structure"]
+__all__ = ["Cut", "Structure", "best_cut", "fewest", "find_structure"]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 #: A cut is believed below this p-value, along the straight line and along the data.
 SIGNIFICANT = 0.05
-#: Fewer particles are not tested: two heaps of a few could not be told from chance.
-SMALLEST = 30
+#: Fewer particles, or fewer for each latent dimension, are not tested: there is always a direction in which a
+#: few fall apart.
+_FEWEST, _FEWEST_EACH = 30, 6
 #: No more than so many clusters are looked for.
 _MOST = 20
 #: k-means with these numbers offers directions; the first has half of the chance of a false alarm.
@@ -92,6 +93,11 @@ class Structure:
         return self.clusters.count > 1
 
 
+def fewest(dimensions: int) -> int:
+    """How many particles it takes to tell clusters from chance."""
+    return max(_FEWEST, _FEWEST_EACH * dimensions)
+
+
 def find_structure(points: Array, *, seed: int = 0) -> Structure:
     """Look for clusters: cut while the parts are heaps, then join what should not have been cut.
 
@@ -110,7 +116,7 @@ def find_structure(points: Array, *, seed: int = 0) -> Structure:
     """
     points = np.asarray(points, np.float64)
     whole = k_means(points, 1)
-    if len(points) < SMALLEST:
+    if len(points) < fewest(points.shape[1]):
         return Structure(whole, None)
     spaces = [points]
     if (scaled := _scaled(points)) is not None:
@@ -163,12 +169,12 @@ def best_cut(points: Array, *, seed: int = 0, tries: int = 1, scaled: bool = Fal
     p, (a, b), inside = best
     along = 1.0
     if p < SIGNIFICANT:
-        along = _along_data(_without_noise(some), random) if not scaled else _between(some, inside, random)
+        along = _along_data(_plane(some, inside), random) if not scaled else _between(some, inside, random)
     return Cut(min(p, 1.0), along, (points - 0.5 * (a + b)) @ (a - b) > 0.0)
 
 
 def _along_data(points: Array, random: np.random.Generator) -> float:
-    """p-value of one heap by the distance through the graph from the farthest particle."""
+    """p-value of one heap by distances through the graph from its two ends, with Bonferroni's factor."""
     if len(points) > _GRAPH:
         points = points[np.sort(random.choice(len(points), _GRAPH, replace=False))]
     graph = neighbour_graph(points, max(5, round(math.log2(len(points)))))
@@ -180,8 +186,10 @@ def _along_data(points: Array, random: np.random.Generator) -> float:
             return 0.0
         inside = piece == np.bincount(piece).argmax()
         graph = graph[inside][:, inside]
-    far = int(dijkstra(graph, directed=False, indices=0).argmax())
-    return dip_probability(np.asarray(dijkstra(graph, directed=False, indices=far)))
+    one = int(dijkstra(graph, directed=False, indices=0).argmax())
+    from_one = np.asarray(dijkstra(graph, directed=False, indices=one))
+    from_other = np.asarray(dijkstra(graph, directed=False, indices=int(from_one.argmax())))
+    return min(1.0, 2.0 * min(dip_probability(from_one), dip_probability(from_other)))
 
 
 def _between(points: Array, inside: NDArray[np.bool_], random: np.random.Generator) -> float:
@@ -205,20 +213,26 @@ def _between(points: Array, inside: NDArray[np.bool_], random: np.random.Generat
     density = local_density(even, max(5, round(0.5 * math.sqrt(n)))) ** points.shape[1]
     if np.median(density[near]) > _THIN:
         return 1.0
-    return _along_data(_without_noise(even), random)
+    return _along_data(_plane(even, inside), random)
 
 
-def _without_noise(points: Array) -> Array:
-    """Components whose variance is above that of noise alone (Marchenko & Pastur 1967), at least one."""
-    n, d = points.shape
-    centred = points - points.mean(0)
-    values, vectors = np.linalg.eigh(centred.T @ centred / n)
-    if d < 3:
-        return np.asarray(centred)
-    noise = float(values[: d // 2].mean())
-    keep = values > noise * (1.0 + math.sqrt(d / n)) ** 2
-    keep[-1] = True
-    return np.asarray(centred @ vectors[:, keep])
+def _plane(points: Array, inside: NDArray[np.bool_]) -> Array:
+    """The line between two parts, and the direction in which the data bend most on the way.
+
+    That is where the middle of the way spreads more about the line than its ends do: the bow of an arc, the
+    width of a ring. All other directions only add noise to distances.
+    """
+    a, b = points[inside].mean(0), points[~inside].mean(0)
+    length = float(np.linalg.norm(a - b))
+    line = (a - b) / max(length, 1e-300)
+    along = (points - b) @ line
+    across = points - b - along[:, None] * line
+    middle = (along > 0.25 * length) & (along < 0.75 * length)
+    if points.shape[1] == 1 or middle.sum() < 2 or (~middle).sum() < 2:
+        return np.asarray(along[:, None])
+    one, two = across[middle], across[~middle]
+    bend = np.linalg.eigh(one.T @ one / len(one) - two.T @ two / len(two))[1][:, -1]
+    return np.stack([along, across @ bend], axis=1)
 
 
 def _scaled(points: Array) -> Array | None:
@@ -239,9 +253,9 @@ def _split(points: Array, cut: Cut, seed: int, scaled: bool) -> Labels:
         waiting.sort(key=lambda part: int((label == part).sum()))
         part = waiting.pop()
         own = np.flatnonzero(label == part)
-        if len(own) < SMALLEST:
+        if len(own) < fewest(points.shape[1]):
             continue
-        found = best_cut(points[own], seed=seed, scaled=scaled)
+        found = best_cut(points[own], seed=seed, tries=int(label.max()) + 1, scaled=scaled)
         if found.believed:
             new = int(label.max()) + 1
             label[own[found.side]] = new

@@ -30,6 +30,8 @@ __all__ = [
     "Trainer",
     "VAETrainingSettings",
     "beta_at",
+    "encode_all",
+    "rate_at",
     "start_encoder",
 ]
 
@@ -47,6 +49,7 @@ class VAETrainingSettings(Settings):
     )
     rate: float = setting(1e-3, "Learning rate (Adam).", gt=0.0)
     encoder_rate: float = setting(0.5, "That of the encoder, as a part of it.", ge=0.0)
+    decay: bool = setting(True, "Let the rate fall to nothing over the training, as half a cosine.")
     beta: float = setting(1.0, "Weight of the KL term; 1 is the evidence lower bound.", ge=0.0)
     schedule: Literal["warmup", "constant", "cyclic"] = setting(
         "warmup",
@@ -126,6 +129,13 @@ def beta_at(done: float, settings: VAETrainingSettings) -> float:
     return settings.beta * min(done / settings.warmup, 1.0)
 
 
+def rate_at(done: float, settings: VAETrainingSettings) -> float:
+    """The learning rate after a part of the training, 0 to 1."""
+    if not settings.decay:
+        return settings.rate
+    return settings.rate * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+
+
 def start_encoder(model: VAE, particles: Particles, seed: int) -> None:
     """Start the aligned encoder from the principal components of the particles' residuals."""
     if not isinstance(model.encoder, AlignedEncoder):
@@ -167,11 +177,10 @@ class Trainer:
         self.model, self.particles, self.settings = model, particles, settings
         self.epoch = 0
         self._random = torch.Generator().manual_seed(settings.seed)
-        groups: list[dict[str, Any]] = [{"params": list(model.decoder.parameters()), "lr": settings.rate}]
+        groups: list[dict[str, Any]] = [{"params": list(model.decoder.parameters()), "part": 1.0}]
         if model.encoder is not None:
-            rate = settings.rate * settings.encoder_rate
-            groups.append({"params": list(model.encoder.parameters()), "lr": rate})
-        self.optimiser = torch.optim.Adam(groups)
+            groups.append({"params": list(model.encoder.parameters()), "part": settings.encoder_rate})
+        self.optimiser = torch.optim.Adam(groups, settings.rate)
         order = torch.randperm(len(particles), generator=self._random)
         held = round(settings.validation * len(particles))
         self.held_out = order[:held].sort().values
@@ -255,7 +264,10 @@ class Trainer:
         beta = 0.0
         for number, part in enumerate(steps):
             batch = self.particles.batch(part.tolist()).to(self._device)
-            beta = beta_at((self.epoch + number / len(steps)) / max(self.settings.epochs, 1), self.settings)
+            done = (self.epoch + number / len(steps)) / self.settings.epochs
+            beta = beta_at(done, self.settings)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate_at(done, self.settings) * group["part"]
             nll, kl, sums = self._terms(batch, self.settings.hide, True)
             loss = (nll + beta * kl) / sums.coefficients
             if not math.isfinite(float(loss.detach())):

@@ -28,13 +28,24 @@ from weft.errors import ItemError, RequestError, SettingsError
 from weft.formats import mrc
 from weft.formats.atomic import atomic_write
 from weft.micrographs.deconvolution import DeconvolutionSettings
+from weft.movies.average import AverageSettings, make_average
+from weft.movies.motion import MotionModel
 from weft.session.config import SessionSettings
 from weft.session.records import Record
+from weft.session.step import Job, on_device
 
 if TYPE_CHECKING:
     from weft.session.session import Session
 
-__all__ = ["denoise_files", "image_ctf", "kept_simulations", "micrograph_pairs", "read_model"]
+__all__ = [
+    "denoise_files",
+    "file_halves",
+    "image_ctf",
+    "item_halves",
+    "kept_simulations",
+    "micrograph_pairs",
+    "read_model",
+]
 
 #: Pixels of all halves together that are held in memory.
 _MOST_PIXELS = 1 << 28
@@ -168,6 +179,65 @@ def kept_simulations(
     return found
 
 
+def item_halves(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+    """Averages of even and odd frames of a movie, (y, x) float32 on the job's device.
+
+    Where they have not been written they are made from the movie, as they would have been.
+
+    Raises
+    ------
+    ItemError
+        For a movie that has changed, or has one frame only.
+    """
+    outputs = job.record.steps["motion"].outputs
+    if {"even", "odd"} <= set(outputs):
+        even, odd = (
+            torch.from_numpy(np.asarray(mrc.read(job.output("motion", name))[0], dtype=np.float32))
+            for name in ("even", "odd")
+        )
+        return even.to(job.device), odd.to(job.device)
+    from weft.session.steps.motion import read_movie
+
+    motion = MotionModel.from_dict(job.record.steps["motion"].results["model"])
+    if motion.n_frames < 2:
+        raise ItemError(
+            f"{job.source}: a movie of one frame has no halves, which alone tell signal from noise; it "
+            "cannot be denoised"
+        )
+    frames = job.shared("frames", lambda: read_movie(job))[0]
+    if len(frames) != motion.n_frames:
+        raise ItemError(
+            f"{job.source}: it has {len(frames)} frames, its motion {motion.n_frames}; it was changed, so "
+            "run `weft run` again"
+        )
+    settings = job.settings.get(AverageSettings).model_copy(update={"halves": True})
+    made = make_average(on_device(frames, job.device), motion, job.settings.input.optics(), settings)
+    assert made.even is not None
+    assert made.odd is not None
+    return made.even, made.odd
+
+
+def file_halves(path: Path) -> tuple[Path, Path]:
+    """Averages of even and odd frames that lie beside a micrograph, under the names that programs give them.
+
+    Raises
+    ------
+    ItemError
+        If there are none.
+    """
+    for even, odd in (
+        (path.parent / "even" / path.name, path.parent / "odd" / path.name),  # Weft, Warp
+        (path.with_name(f"{path.stem}_EVN.mrc"), path.with_name(f"{path.stem}_ODD.mrc")),  # RELION, MotionCor
+    ):
+        if even.exists() and odd.exists():
+            return even, odd
+    raise ItemError(
+        f"has no averages of even and odd frames beside it (even/{path.name} and odd/{path.name}, or "
+        f"{path.stem}_EVN.mrc and {path.stem}_ODD.mrc), which alone tell signal from noise; make them with "
+        "the program that aligned the movie"
+    )
+
+
 def denoise_files(
     paths: Sequence[Path], model: Path | None, folder: Path, device: str
 ) -> Iterator[tuple[Path, Path | ItemError]]:
@@ -180,6 +250,9 @@ def denoise_files(
     """
     chosen = default_model() if model is None else read_model(model.expanduser(), 2)
     deconvolution_of(chosen, False)  # the CTF of a file is not known
+    # halves that a pattern has caught together with their micrograph
+    whole = {path.with_name(f"{path.stem}{end}.mrc") for path in paths for end in ("_EVN", "_ODD")}
+    paths = [path for path in paths if path not in whole]
     if len({path.name for path in paths}) < len(paths):
         raise RequestError("some of these files have the same name: denoise them in separate runs.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,17 +261,19 @@ def denoise_files(
         if target.exists() and path.exists() and target.samefile(path):
             raise RequestError(f"{path} would be overwritten; choose another --output.")
         try:
-            image, header = mrc.read(path)
-            if image.ndim != 2 or not header.pixel_size:
-                raise ItemError("is not a micrograph whose header says its pixel size")
-            small, pixel_size = prepared(
-                torch.from_numpy(np.asarray(image, dtype=np.float32)).to(device),
-                float(header.pixel_size),
-                chosen.pixel_size,
-            )
-            out = denoise_micrograph([small], chosen, pixel_size, device)
+            even, odd = (_from_file(half, chosen, device) for half in file_halves(path))
+            out = denoise_micrograph((even[0], odd[0]), chosen, even[1], device)
         except ItemError as error:
             yield path, error
             continue
-        mrc.write(target, out.cpu().numpy(), pixel_size)
+        mrc.write(target, out.cpu().numpy(), even[1])
         yield path, target
+
+
+def _from_file(path: Path, model: Denoiser, device: str) -> tuple[torch.Tensor, float]:
+    """A half, prepared, and its pixel size (Å)."""
+    image, header = mrc.read(path)
+    if image.ndim != 2 or not header.pixel_size:
+        raise ItemError(f"{path} is not a micrograph whose header says its pixel size")
+    half = torch.from_numpy(np.asarray(image, dtype=np.float32)).to(device)
+    return prepared(half, float(header.pixel_size), model.pixel_size)

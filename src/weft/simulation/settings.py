@@ -42,7 +42,7 @@ class MovieSimulationSettings(Settings):
         le=10.0,
     )
 
-    specimen: str = setting("barrel", "A PDB or mmCIF file, or a phantom: barrel, shell or globule.")
+    specimen: str = setting("barrel", "A PDB or mmCIF file, or a phantom: barrel, shell, globule or clamp.")
     coverage: float = setting(0.3, "Fraction of the image that the particles' discs cover.", ge=0.0, le=0.45)
     signal: float = setting(
         0.5,

@@ -8,13 +8,17 @@ outline down to the pitch of a helix, and need no download:
 ``barrel``  28 subunits in four rings of seven, D7, 110 x 150 Å (the 20S proteasome's outline)
 ``shell``   24 subunits on a hollow sphere of 125 Å, octahedral rotations (apoferritin's outline)
 ``globule`` one lobed body of about 150 Å without symmetry
+``clamp``   1.3 MDa: a lobed body of 9,000 residues and an arm of 3,000 beside it, 200 Å
 =========== ================================================================================
+
+The clamp has two other conformations, in its own coordinates: ``clamp-open``, whose arm is turned by 40°
+about a hinge in the body, and ``clamp-core``, which has no arm.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +30,22 @@ from scipy.spatial.distance import cdist
 
 from weft.errors import FormatError, SettingsError
 
-__all__ = ["PHANTOMS", "Specimen", "load_specimen", "phantom", "projection_matrix", "random_orientations"]
+__all__ = [
+    "CONFORMATIONS",
+    "PHANTOMS",
+    "Specimen",
+    "load_conformations",
+    "load_specimen",
+    "phantom",
+    "projection_matrix",
+    "random_orientations",
+]
 
 Array = NDArray[Any]
 
-PHANTOMS = ("barrel", "shell", "globule")
+PHANTOMS = ("barrel", "shell", "globule", "clamp")
+#: Of the clamp, in its coordinates.
+CONFORMATIONS = ("clamp-open", "clamp-core")
 
 # a residue: 7.8 heavy atoms of 2.5 Å with a hydrogen of 0.53 Å on each; 135 Å^3 in a folded protein
 _RESIDUE_STRENGTH = 7.8 * 3.0
@@ -78,11 +93,38 @@ def load_specimen(source: str) -> Specimen:
     FormatError
         A file that is not a structure, or has no atoms.
     """
-    if source in PHANTOMS:
-        return phantom(source)
+    found, centre = _loaded(source)
+    return replace(found, points=found.points - centre)
+
+
+def load_conformations(first: str, other: str) -> tuple[Specimen, Specimen]:
+    """Two specimens as :func:`load_specimen` takes them, about the centre of the first.
+
+    They have to be of one kind, since all points of a simulation have one form factor.
+
+    Raises
+    ------
+    SettingsError
+        A phantom and a file, or a file with hydrogens and one without; and as :func:`load_specimen`.
+    FormatError
+        As :func:`load_specimen`.
+    """
+    (one, centre), (two, _) = _loaded(first), _loaded(other)
+    if (one.volume, one.blur) != (two.volume, two.blur):
+        raise SettingsError(
+            f"specimens {first!r} and {other!r} cannot be simulated together: give two phantoms or two files, "
+            "both with or both without hydrogens"
+        )
+    return replace(one, points=one.points - centre), replace(two, points=two.points - centre)
+
+
+def _loaded(source: str) -> tuple[Specimen, Array]:
+    """A specimen in the coordinates of its source, and its centre in them."""
+    if source in PHANTOMS or source in CONFORMATIONS:
+        return phantom(source), np.zeros(3)
     path = Path(source)
     if not path.is_file():
-        names = ", ".join(PHANTOMS)
+        names = ", ".join((*PHANTOMS, *CONFORMATIONS))
         raise SettingsError(
             f"specimen {source!r} is neither a structure file that exists nor one of the phantoms {names}"
         )
@@ -111,22 +153,26 @@ def load_specimen(source: str) -> Specimen:
         volume = 0.5 * _ATOM_VOLUME
     else:
         weights = weights + _zero_angle_strength(gemmi.Element("H"))
-    points = points - np.average(points, axis=0, weights=weights)
-    return Specimen(points, weights, volume=volume, blur=20.0)
+    centre: Array = np.average(places, axis=0, weights=weights)
+    return Specimen(points, weights, volume=volume, blur=20.0), centre
 
 
 @lru_cache
 def phantom(name: str) -> Specimen:
-    """One of :data:`PHANTOMS`; always the same points for the same name."""
+    """One of :data:`PHANTOMS` or :data:`CONFORMATIONS`; always the same points for the same name."""
     if name == "barrel":
         points = _barrel(np.random.default_rng(7))
     elif name == "shell":
         points = _shell(np.random.default_rng(24))
     elif name == "globule":
         points = _globule(np.random.default_rng(1))
+    elif name == "clamp" or name in CONFORMATIONS:
+        points = _clamp(name)
     else:
-        raise SettingsError(f"no phantom is called {name!r}: it is one of {', '.join(PHANTOMS)}")
-    points = points - points.mean(axis=0)
+        names = ", ".join((*PHANTOMS, *CONFORMATIONS))
+        raise SettingsError(f"no phantom is called {name!r}: it is one of {names}")
+    if name not in CONFORMATIONS:
+        points = points - points.mean(axis=0)
     return Specimen(points, np.full(len(points), _RESIDUE_STRENGTH), volume=_RESIDUE_VOLUME, blur=100.0)
 
 
@@ -281,3 +327,44 @@ def _globule(rng: np.random.Generator) -> Array:
         return result
 
     return _fill(3600, inside, np.array([82.0, 82.0, 66.0]), rng)
+
+
+def _clamp(name: str) -> Array:
+    """One of the clamp's conformations, about the centre of the closed one."""
+    body, arm = _clamp_parts()
+    closed = np.concatenate([body, arm])
+    if name == "clamp-core":
+        points = body
+    elif name == "clamp-open":
+        points = np.concatenate([body, (arm - _HINGE) @ _OPENING.T + _HINGE])
+    else:
+        points = closed
+    return points - closed.mean(axis=0)
+
+
+_HINGE = np.array([0.0, 58.0, 36.0])  # Å
+_COS, _SIN = math.cos(math.radians(40.0)), math.sin(math.radians(40.0))
+_OPENING = np.array([[1.0, 0.0, 0.0], [0.0, _COS, _SIN], [0.0, -_SIN, _COS]])  # lifts what lies towards -y
+
+
+@lru_cache
+def _clamp_parts() -> tuple[Array, Array]:
+    """9000 residues of the body, and 3000 of the arm that lies over it from the hinge towards -y."""
+    rng = np.random.default_rng(5)
+    centres = np.array([[0.0, 0.0, -28.0], [26.0, 46.0, -16.0], [-30.0, -46.0, -24.0], [34.0, -30.0, -6.0]])
+    radii = np.array([62.0, 46.0, 42.0, 36.0])
+    middle, half = _HINGE + np.array([0.0, -54.0, 10.0]), np.array([29.0, 72.0, 31.0])
+
+    def within(p: Array, border: float = 0.0) -> Array:
+        result: Array = (((p - middle) / (half + border)) ** 2).sum(axis=1) < 1.0
+        return result
+
+    def inside(p: Array) -> Array:
+        near = (((p[:, None, :] - centres) / radii[:, None]) ** 2).sum(axis=2).min(axis=1) < 1.0
+        # room for the arm, as it is and turned
+        result: Array = near & ~within(p, 3.0) & ~within((p - _HINGE) @ _OPENING + _HINGE, 3.0)
+        return result
+
+    body = _fill(9000, inside, np.array([82.0, 98.0, 92.0]), rng)
+    arm = _fill(3000, lambda p: within(p + middle), half, rng) + middle
+    return body, arm

@@ -20,6 +20,7 @@ from weft.formats.atomic import atomic_write_bytes, atomic_write_text
 from weft.formats.mdoc import Mdoc, write_mdoc
 from weft.formats.tiff import write_tiff
 from weft.simulation.detector import count_frames, random_gain, random_hot_pixels
+from weft.simulation.specimen import Specimen
 from weft.simulation.tilt_imaging import TiltScene
 from weft.simulation.tilt_scheme import Exposure, acquisition
 from weft.simulation.tilt_settings import TiltSimulationSettings, camera_settings
@@ -123,8 +124,16 @@ class SimulatedTiltSeries:
     @property
     def points(self) -> Array:
         """The particle's points, ``(n, 4)``: x, y, z in Å from its centre, and strength."""
-        particle = self.specimen.particle
-        return np.column_stack([particle.points, particle.strengths])
+        return _table(self.specimen.particle)
+
+    @property
+    def other_points(self) -> Array | None:
+        """The same of the other conformation; None where there is none."""
+        return None if self.specimen.other is None else _table(self.specimen.other)
+
+
+def _table(specimen: Specimen) -> Array:
+    return np.column_stack([specimen.points, specimen.strengths])
 
 
 @dataclass(frozen=True)
@@ -205,6 +214,8 @@ def write_tilt_series(
 ) -> WrittenTiltSeries:
     """Write ``frames/<movie>.tif``, ``mdoc/<name>.mdoc``, ``<name>.json`` and ``<name>_mol.npy`` under `out`.
 
+    Where there is another conformation its points are in ``<name>_mol_other.npy``.
+
     Parameters
     ----------
     gain : str, optional
@@ -226,9 +237,11 @@ def write_tilt_series(
         if progress is not None:
             progress(done, len(series.exposures))
     truth, mdoc = out / f"{series.name}.json", out / "mdoc" / f"{series.name}.mdoc"
-    points = io.BytesIO()
-    np.save(points, series.points)
-    atomic_write_bytes(out / f"{series.name}_mol.npy", points.getvalue())
+    for suffix, points in (("mol", series.points), ("mol_other", series.other_points)):
+        if points is not None:
+            data = io.BytesIO()
+            np.save(data, points)
+            atomic_write_bytes(out / f"{series.name}_{suffix}.npy", data.getvalue())
     atomic_write_text(truth, json.dumps({**series.truth, "gain": gain}))
     write_mdoc(mdoc, series.mdoc)
     return WrittenTiltSeries(series.name, movies, mdoc, truth, None if gain is None else out / gain)

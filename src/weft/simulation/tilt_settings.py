@@ -99,7 +99,13 @@ class TiltSimulationSettings(Settings):
         le=10.0,
     )
 
-    specimen: str = setting("barrel", "A PDB or mmCIF file, or a phantom: barrel, shell or globule.")
+    specimen: str = setting("barrel", "A PDB or mmCIF file, or a phantom: barrel, shell, globule or clamp.")
+    other_specimen: str = setting(
+        "",
+        "Another conformation that some of the particles have, in the coordinates of the first: a file, a "
+        "phantom, clamp-open (its arm is turned by 40 degrees) or clamp-core (it has no arm).",
+    )
+    other_share: float = setting(0.5, "Part of the particles that have the other one.", ge=0.0, le=1.0)
     particles: int = setting(80, "Particles, without overlap, anywhere in the ice.", ge=0, le=20_000)
     vesicles: int = setting(0, "Closed membranes, spheres of 150 to 350 Å.", ge=0, le=100)
     sheets: int = setting(0, "Flat membranes across the field, each inclined at random.", ge=0, le=20)

@@ -13,6 +13,7 @@ from weft.errors import SettingsError
 from weft.simulation.membrane import HALF_THICKNESS, Membrane, random_sheet, random_vesicle
 from weft.simulation.specimen import (
     Specimen,
+    load_conformations,
     load_specimen,
     phantom,
     projection_matrix,
@@ -35,6 +36,10 @@ class TiltSpecimen:
     Attributes
     ----------
     particle : Specimen
+    other : Specimen or None
+        The other conformation, in the coordinates of the first.
+    classes : ``(n,)`` int array
+        Of each particle: 0, or 1 for the other conformation.
     particles : ``(n, 3)`` array
         Centres.
     eulers : ``(n, 3)`` array
@@ -49,12 +54,19 @@ class TiltSpecimen:
     """
 
     particle: Specimen
+    other: Specimen | None
+    classes: Array
     particles: Array
     eulers: Array
     beads: Array
     membranes: tuple[Membrane, ...]
     points: Array
     strengths: Array
+
+    @property
+    def radius(self) -> float:
+        """Å, of the larger particle."""
+        return _radius(self.particle, self.other)
 
 
 def random_specimen(settings: TiltSimulationSettings, seed: np.random.SeedSequence) -> TiltSpecimen:
@@ -67,16 +79,25 @@ def random_specimen(settings: TiltSimulationSettings, seed: np.random.SeedSequen
     FormatError
         The particle's file is no structure.
     """
-    for_beads, for_membranes, for_particles, for_lipids = (np.random.default_rng(c) for c in seed.spawn(4))
+    for_beads, for_membranes, for_particles, for_lipids, for_classes = (
+        np.random.default_rng(c) for c in seed.spawn(5)
+    )
     half = 0.5 * settings.field * min(settings.width, settings.height) * settings.pixel_size
     half_ice = 0.5 * settings.thickness
-    particle = load_specimen(settings.specimen)
+    particle, other = _kinds(settings)
     beads = _beads(settings, half, for_beads)
     membranes = _membranes(settings, half, for_membranes)
-    centres = _particles(settings, half, particle.radius, beads, membranes, for_particles)
+    centres = _particles(settings, half, _radius(particle, other), beads, membranes, for_particles)
     eulers = random_orientations(len(centres), for_particles)
-    parts = [particle.points @ projection_matrix(*e).T + c for e, c in zip(eulers, centres, strict=True)]
-    strengths = [particle.strengths] * len(parts)
+    classes = np.zeros(len(centres), int)
+    if other is not None:
+        classes[for_classes.permutation(len(centres))[: round(settings.other_share * len(centres))]] = 1
+    kinds = [other if of_other and other is not None else particle for of_other in classes]
+    parts = [
+        kind.points @ projection_matrix(*e).T + c
+        for kind, e, c in zip(kinds, eulers, centres, strict=True)
+    ]
+    strengths = [kind.strengths for kind in kinds]
     residue = float(phantom("globule").strengths[0])
     for membrane in membranes:
         lipids, worth = membrane.points(half_ice, for_lipids)
@@ -84,7 +105,19 @@ def random_specimen(settings: TiltSimulationSettings, seed: np.random.SeedSequen
         strengths.append(worth * residue)
     points = np.concatenate(parts) if parts else np.empty((0, 3))
     weights = np.concatenate(strengths) if strengths else np.empty(0)
-    return TiltSpecimen(particle, centres, eulers, beads, membranes, points, np.asarray(weights, np.float32))
+    strength = np.asarray(weights, np.float32)
+    return TiltSpecimen(particle, other, classes, centres, eulers, beads, membranes, points, strength)
+
+
+def _kinds(settings: TiltSimulationSettings) -> tuple[Specimen, Specimen | None]:
+    """The particle, and its other conformation if there is one."""
+    if settings.other_specimen:
+        return load_conformations(settings.specimen, settings.other_specimen)
+    return load_specimen(settings.specimen), None
+
+
+def _radius(particle: Specimen, other: Specimen | None) -> float:
+    return particle.radius if other is None else max(particle.radius, other.radius)
 
 
 def _filled(number: int, what: str, draw: Callable[[], Array], fits: Callable[[Array, Array], bool]) -> Array:

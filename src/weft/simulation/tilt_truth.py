@@ -49,7 +49,8 @@ def tilt_truth(
     particles_xyz_centered centres, Å from the specimen's centre
     eulers                 rot, tilt, psi whose M takes the *specimen* to the particle: the reference data's
     eulers_to_specimen     the same poses by docs/conventions.md: M takes the particle to the specimen
-    radius                 of a particle, Å
+    classes                of each particle: 0, or 1 where it has the other conformation
+    radius                 of a particle, the larger one if there are two, Å
     beads_xyz_centered     Å
     bead_diameter          Å
     membranes              kind, centre, radius, normal
@@ -96,7 +97,8 @@ def tilt_truth(
         "particles_xyz_centered": specimen.particles.tolist(),
         "eulers": inverse.tolist(),
         "eulers_to_specimen": poses.tolist(),
-        "radius": specimen.particle.radius,
+        "classes": specimen.classes.tolist(),
+        "radius": specimen.radius,
         "beads_xyz_centered": specimen.beads.tolist(),
         "bead_diameter": settings.bead_diameter,
         "membranes": [

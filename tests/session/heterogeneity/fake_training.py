@@ -84,7 +84,9 @@ class FakeRun:
         return np.asarray(out, np.float32)
 
 
-def two_clusters(n: int = 120, d: int = 4, apart: float = 6.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def two_clusters(
+    n: int = 120, d: int = 4, apart: float = 6.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Latent coordinates and true classes, a third of the particles in the second."""
     random = np.random.default_rng(seed)
     truth = (np.arange(n) % 3 == 0).astype(np.int64)

@@ -211,7 +211,7 @@ def _facts(
     return Facts(
         particles=len(found.particle),
         kl=found.kl,
-        found=found.structure.found,
+        heaps=found.structure.clusters.count,
         asked=found.asked,
         clusters=clusters,
         loss=loss,

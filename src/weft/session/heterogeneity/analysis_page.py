@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weft.heterogeneity.advice import LEAST_KL
 from weft.session.fields import describe_all, format_value
+from weft.session.heterogeneity.class_colours import class_colour
 from weft.session.heterogeneity.landscape_figures import LEVELS, bars_figure, lines_figure, scatter_figure
 from weft.session.heterogeneity.landscape_volumes import Series
 from weft.session.report_page import _count, _e, _section, _style, _table
@@ -22,9 +23,6 @@ __all__ = ["page"]
 
 Array = NDArray[np.float64]
 
-#: Okabe & Ito's colours, for those who see fewer; then hues apart by the golden angle.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b8a800", "#8c6bb1")
-_GOLDEN = 137.508
 #: Rows of tables.
 _CORRELATES, _TOMOGRAMS = 30, 60
 
@@ -34,7 +32,8 @@ def page(analysis: Analysis) -> str:
     name = analysis.run.resolve().name
     found = analysis.found
     parts = [
-        f"<header><h1>{_e(name)}: the landscape</h1><p>{_e(str(analysis.run))}<br>epoch {found.epoch}, "
+        f"<header><h1>{_e(name)}: the landscape</h1><p>{_e(str(analysis.run.resolve()))}<br>"
+        f"epoch {found.epoch}, "
         f"written {_e(analysis.written)}</p></header>",
         _tiles(analysis),
         _advice(analysis),
@@ -55,16 +54,13 @@ def page(analysis: Analysis) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{_e(name)}: Weft landscape</title>\n<style>{_style()}{own}{_colours(found.clusters.count)}"
-        f"</style>\n</head>\n<body>\n<main>\n{''.join(part for part in parts if part)}</main>\n</body>\n</html>\n"
+        f"</style>\n</head>\n<body>\n<main>\n{''.join(part for part in parts if part)}</main>\n"
+        "</body>\n</html>\n"
     )
 
 
 def _colours(count: int) -> str:
-    out = []
-    for i in range(count):
-        colour = _COLOURS[i] if i < len(_COLOURS) else f"hsl({i * _GOLDEN % 360:.0f} 60% 52%)"
-        out.append(f".c{i}{{--c:{colour}}}")
-    return "".join(out)
+    return "".join(f".c{i}{{--c:{class_colour(i + 1)}}}" for i in range(count))
 
 
 def _chip(i: int) -> str:
@@ -127,13 +123,18 @@ def _scatters(analysis: Analysis) -> str:
     if found.umap is not None:
         planes.append(("UMAP", found.umap[:, 0], found.umap[:, 1], ("UMAP 1", "UMAP 2")))
     figures = []
+    several = found.clusters.count > 1
     for title, x, y, names in planes:
         marks = [(float(x[at]), float(y[at]), str(i + 1)) for i, at in enumerate(found.representative)]
-        if found.clusters.count > 1:
+        if several:
             drawn = scatter_figure(x, y, found.label, f"{title}, by cluster", names, marks=marks)
             figures.append(f"<figure>{drawn}</figure>")
-        drawn = scatter_figure(x, y, level, f"{title}, by density", names, prefix="q", marks=marks[:1])
-        figures.append(f"<figure>{drawn}</figure>")
+        # a third component is worth a second look only for its clusters
+        if not several or title != "PC1 and PC3":
+            crowd = scatter_figure(
+                x, y, level, f"{title}, by density", names, prefix="q", marks=[] if several else marks
+            )
+            figures.append(f"<figure>{crowd}</figure>")
     legend = ""
     if found.clusters.count > 1:
         legend = "".join(f"{_chip(i)} {i + 1} " for i in range(found.clusters.count))
@@ -142,7 +143,8 @@ def _scatters(analysis: Analysis) -> str:
         "<p>A particle a dot. Numbers mark the particle nearest to each cluster's centre, whose volume "
         "stands for the cluster. What lies far off is drawn at the edge.</p>"
         if found.clusters.count > 1
-        else "<p>A particle a dot; the darker, the more crowded. The mark is the particle nearest to the mean.</p>"
+        else "<p>A particle a dot; the stronger, the more crowded. The mark is the particle nearest to the "
+        "mean.</p>"
     )
     return f'{text}{legend}<div class="plots">{"".join(figures)}</div>{_structure_text(analysis)}'
 

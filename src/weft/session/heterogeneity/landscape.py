@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -113,7 +113,8 @@ def explore(run: VAERun, settings: AnalysisSettings) -> Landscape:
     if settings.umap and importlib.util.find_spec("umap") is None:
         raise RequestError("--umap needs the package umap-learn: `pip install umap-learn`, or leave it out.")
     epoch = settings.epoch or max(run.epochs, default=0)
-    latent = run.latent(settings.epoch or None)
+    # the last that is kept, also of a training that is still going on
+    latent = run.latent(epoch or None)
     points = np.asarray(latent.mu, np.float64)
     names = [str(name) for name in latent.particle]
     if not np.isfinite(points).all():

@@ -274,9 +274,14 @@ def _cut(picture: Array | Volume, box: list[slice], axis: int) -> Array:
 
 
 def _pictures(images: list[list[Array]]) -> list[list[str]]:
-    values = np.concatenate([image.ravel() for row in images for image in row])
-    low, high = (float(v) for v in np.percentile(values, (0.5, 99.8)))
-    return [[png_uri(image, low, high) for image in row] for row in images]
+    """Of several volumes, each across z, y and x: what is across the same axis has the same grey values."""
+    out: list[list[str]] = [[] for _ in images]
+    for axis in range(3):
+        values = np.concatenate([row[axis].ravel() for row in images])
+        low, high = (float(v) for v in np.percentile(values, (0.5, 99.8)))
+        for row, pictures in zip(images, out, strict=True):
+            pictures.append(png_uri(row[axis], low, high))
+    return out
 
 
 def png_uri(image: Array, low: float, high: float) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from weft.denoising.micrographs import (
     DEFAULT_MODEL,
@@ -22,7 +21,7 @@ from weft.formats import mrc
 from weft.movies.average import AverageSettings
 from weft.physics.fourier import resize
 from weft.session.config import SessionSettings
-from weft.session.denoising import image_ctf, read_model
+from weft.session.denoising import image_ctf, item_halves, read_model
 from weft.session.pictures import thumbnail, write_png
 from weft.session.step import Job, Step, StepResult, inside
 from weft.settings import Settings
@@ -34,6 +33,7 @@ class DenoiseMicrographStep(Step):
     """Write ``denoised/<item>.mrc`` and a picture of it."""
 
     name = "denoise_micrograph"
+    version = 2
     after = ("motion", "ctf")
     sections: ClassVar[Mapping[str, type[Settings]]] = {"denoising": MicrographDenoisingSettings}
     input_keys = ("voltage", "cs", "amplitude")
@@ -61,14 +61,12 @@ class DenoiseMicrographStep(Step):
         deconvolution = deconvolution_of(model, settings.deconvolve)
         ctf = image_ctf(job.record, job.settings)
         own = float(job.record.metrics["pixel_size"])
-        halves = {"even", "odd"} <= set(job.record.steps["motion"].outputs)
-        images = []
-        for name in ("even", "odd") if halves else ("average",):
-            image = torch.from_numpy(np.asarray(mrc.read(job.output("motion", name))[0], dtype=np.float32))
-            shape = (image.shape[0], image.shape[1])
-            small, pixel_size = prepared(image.to(job.device), own, model.pixel_size, ctf, deconvolution)
-            images.append(small)
-        out = denoise_micrograph(images, model, pixel_size, job.device).cpu()
+        halves = item_halves(job)
+        shape = (halves[0].shape[0], halves[0].shape[1])
+        (even, pixel_size), (odd, _) = (
+            prepared(half, own, model.pixel_size, ctf, deconvolution) for half in halves
+        )
+        out = denoise_micrograph((even, odd), model, pixel_size, job.device).cpu()
         picture = thumbnail(out)
         if settings.full_size:
             out, pixel_size = resize(out, shape), own
@@ -78,7 +76,6 @@ class DenoiseMicrographStep(Step):
         shown = write_png(job, f"denoised/{job.item}.png", picture)
         about = {
             "trained_on": "simulations" if settings.model == DEFAULT_MODEL else len(model.sources),
-            "halves": halves,
             "deconvolved": deconvolution is not None,
             "pixel_size": pixel_size,
         }
