@@ -245,9 +245,7 @@ def report(rows: list[dict]) -> None:
     """PSNR, and how the FRC compares with the input's, of every method."""
     names = list(dict.fromkeys(row["method"] for row in rows))
     base = {(r["micrograph"], r["deconvolved"]): np.array(r["frc"]) for r in rows if r["method"] == "input"}
-    print(
-        "| method | PSNR | PSNR deconvolved | rings above | below by 2 errors | worst ring | mean gain |"
-    )
+    print("| method | PSNR | PSNR deconvolved | rings above | below by 2 errors | worst ring | mean gain |")
     print("|---|" + "--:|" * 6)
     for name in names:
         of = [row for row in rows if row["method"] == name]

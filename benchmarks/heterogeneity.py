@@ -1,4 +1,4 @@
-"""Landscapes of particles with known classes: tomoDRGN's test data, and a session of Weft's own from its movies.
+"""Landscapes of particles with known classes: tomoDRGN's test data, and a session of Weft's own.
 
     python benchmarks/heterogeneity.py OUT [--only own|tomodrgn|warptools] [--data DATA]
         [--other clamp-core] [--particles 60] [--series 2] [--flavours relion5,warp]
@@ -10,8 +10,9 @@ analyze; and `weft backproject` of each true class against both structures.
 
 tomodrgn: 144 simulated particles of two classes, and those of one class alone. warptools: 40 real particles.
 
-Everything runs on one thread; CPU seconds are those of whole processes. OUT keeps all files; simulation and session are
-not made again. DATA is the folder of reference data (default: WEFT_REFERENCE_DATA, else ../shared/data).
+Everything runs on one thread; CPU seconds are those of whole processes. OUT keeps all files; simulation and
+session are not made again. DATA is the folder of reference data (default: WEFT_REFERENCE_DATA, else
+../shared/data).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from landscapes import adjusted_rand, linear_auc, shell_fsc, soft_ball, two_means, user
+from landscapes import adjusted_rand, linear_auc, mean_fsc, shell_fsc, soft_ball, two_means, user
 from measuring import measure, table
 from own_landscape import own
 
@@ -65,13 +66,14 @@ def tomodrgn(out: Path, given: Any) -> list[list[dict[str, Any]]]:
         print(row, flush=True)
         volumes = run.volumes(np.stack([mu[classes == k].mean(0) for k in range(2)]))
         for k, name in enumerate("DE"):
-            same, other = (_mean_fsc(volumes[k], true, mask) for true in (maps[k], maps[1 - k]))
+            same, other = (mean_fsc(volumes[k], true, mask) for true in (maps[k], maps[1 - k]))
             means.append({"seed": seed, "class": name, "own map": same, "other map": other})
         alone = out / f"one_class_{seed}"
         _trained(data / "10076_classD_32_sim.star", alone, seed, given)
         user("vae", "analyze", alone, log=out / f"analyze_one_class_{seed}.log")
         line = json.loads((alone / "analysis" / "analysis.json").read_text())["structure"]
-        one.append({"seed": seed, "clusters": line["clusters"], "p, line": line["line"], "p, data": line["data"]})
+        row = {"seed": seed, "clusters in the report": line["clusters"]}
+        one.append(row | {"p, straight line": line["line"], "p, along the data": line["data"]})
     return [found, means, one]
 
 
@@ -100,11 +102,6 @@ def _clusters(run: Path) -> int:
     return int(json.loads((run / "analysis" / "analysis.json").read_text())["structure"]["clusters"])
 
 
-def _mean_fsc(one: Any, other: Any, mask: Any) -> float:
-    """Over the shells from 2 to half of Nyquist's."""
-    return float(shell_fsc(one, other, mask)[2 : len(one) // 4 + 1].mean())
-
-
 def _trained(star: Path, run: Path, seed: int, given: Any) -> list[dict[str, Any]]:
     """Epochs with the CPU seconds of the whole process at their ends."""
     log = run.with_suffix(".jsonl")
@@ -130,7 +127,8 @@ def _train(given: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     root = Path(__file__).resolve().parent.parent
     default = os.environ.get("WEFT_REFERENCE_DATA", str(root.parent / "shared" / "data"))
     parser.add_argument("out", type=Path, help="folder for everything")

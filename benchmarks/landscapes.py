@@ -11,7 +11,7 @@ import numpy as np
 from measuring import Usage, measure
 from numpy.typing import NDArray
 
-__all__ = ["WEFT", "adjusted_rand", "linear_auc", "shell_fsc", "soft_ball", "two_means", "user"]
+__all__ = ["WEFT", "adjusted_rand", "linear_auc", "mean_fsc", "shell_fsc", "soft_ball", "two_means", "user"]
 
 Array = NDArray[Any]
 WEFT = (sys.executable, "-m", "weft")
@@ -88,3 +88,6 @@ def shell_fsc(one: Array, other: Array, mask: Array | float = 1.0) -> Array:
     return result
 
 
+def mean_fsc(one: Array, other: Array, mask: Array | float = 1.0) -> float:
+    """Over the shells from the second to half of Nyquist's."""
+    return float(shell_fsc(one, other, mask)[2 : len(one) // 4 + 1].mean())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from landscapes import adjusted_rand, linear_auc, shell_fsc, soft_ball, two_means, user
+from landscapes import adjusted_rand, linear_auc, mean_fsc, shell_fsc, soft_ball, two_means, user
 from numpy.typing import NDArray
 from subtomograms import poses, structure
 
@@ -16,6 +16,7 @@ import weft
 from weft.formats import mrc
 from weft.formats.tilt_particles import read_tilt_particles
 from weft.formats.tomo_particles import TomoParticles, join_particles, write_tomo_particles
+from weft.session.heterogeneity.run_folder import open_run
 
 __all__ = ["own"]
 
@@ -24,7 +25,8 @@ Array = NDArray[Any]
 #: 1.3 MDa of which a quarter is an arm; what the other half of the particles has instead of it.
 SPECIMEN = "clamp"
 #: Written by the export and read by the training.
-BOX, PIXEL_SIZE = 48, 6.0  # px, Å
+BOX, PIXEL_SIZE = 32, 8.0  # px, Å
+SHELLS = (5, 7, 9, 11, 14)
 DIAMETERS = {"clamp-core": 210.0, "clamp-open": 240.0}  # Å
 _TABLES = {"relion5": "optimisation_set.star", "warp": "optimisation_set.star", "relion3": "particles.star"}
 
@@ -64,7 +66,8 @@ def own(out: Path, given: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any
             looked = user("vae", "analyze", run, log=out / f"analyze_{flavour}_{seed}.log")
             costs.append({"command": f"vae train, {flavour}, seed {seed}", "CPU (s)": cost.cpu})
             costs.append({"command": f"vae analyze, {flavour}, seed {seed}", "CPU (s)": looked.cpu})
-            found.append({"export": flavour, "seed": seed, **_scores(run, of)})
+            scores = _scores(run, of, structures, soft_ball(BOX, diameter / PIXEL_SIZE))
+            found.append({"export": flavour, "seed": seed, **scores})
             print(found[-1], flush=True)
     return costs, found, maps
 
@@ -108,33 +111,32 @@ def _classes_of(table: Path, listed: TomoParticles, classes: Array, session: Any
         if exported.place_origin == "corner":
             place = place + 0.5 * np.array(session[name.removesuffix(".tomostar")].volume_size)
         apart = np.linalg.norm(exported.place[mine][:, None] - place, axis=-1)
-        if apart.min(1).max() > 2.0 * PIXEL_SIZE:
-            raise RuntimeError(f"{table}: particles are {apart.min(1).max():.1f} Å from where they were asked for")
+        worst = apart.min(1).max()
+        if worst > 2.0 * PIXEL_SIZE:
+            raise RuntimeError(f"{table}: a particle is {worst:.1f} Å from where it was asked for")
         found[mine] = classes[theirs][apart.argmin(1)]
     return found
 
 
-def _scores(run: Path, of: Array) -> dict[str, Any]:
-    """How well the latent coordinates tell the classes, and what the analysis says."""
-    latent = np.load(run / "latent.npz")
-    names = read_tilt_particles(_input(run)).particle
+def _scores(run: Path, of: Array, structures: list[Array], mask: Array) -> dict[str, Any]:
+    """How well the latent coordinates tell the classes, what is decoded, and what the analysis says."""
+    latent, opened = np.load(run / "latent.npz"), open_run(run)
+    names = opened.particles().particle
     classes = of[[names.index(name) for name in latent["particle"]]]
     analysis = json.loads((run / "analysis" / "analysis.json").read_text())
     last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
     mu = latent["mu"]
+    volumes = opened.volumes(np.stack([mu[classes == k].mean(0) for k in range(2)]))
+    fsc = [[mean_fsc(volume, true, mask) for true in structures] for volume in volumes]
     return {
         "particles": len(mu),
         "ARI": adjusted_rand(two_means(mu), classes),
         "AUC": linear_auc(mu, classes),
         "reconstruction loss": last["reconstruction"],
         "clusters in the report": analysis["structure"]["clusters"],
+        "decoded means, own FSC": min(fsc[0][0], fsc[1][1]),
+        "other": max(fsc[0][1], fsc[1][0]),
     }
-
-
-def _input(run: Path) -> Path:
-    from weft.session.heterogeneity.run_folder import open_run
-
-    return open_run(run).facts.input
 
 
 def _maps(
@@ -150,10 +152,11 @@ def _maps(
         user("backproject", table, "--output", path, "--particles", chosen, log=folder / f"class_{k}.log")
         found = mrc.read(path)[0]
         same, other = (shell_fsc(found, true, mask) for true in (structures[k], structures[1 - k]))
-        row = {"export": table.parent.name.removeprefix("particles_"), "class": k, "particles": int((of == k).sum())}
-        for resolution in (48, 36, 28.8, 24, 20.6):
-            shell = round(BOX * PIXEL_SIZE / resolution)
-            row[f"{resolution} Å, own"] = float(same[shell])
-            row[f"{resolution} Å, other"] = float(other[shell])
+        flavour = table.parent.name.removeprefix("particles_")
+        row = {"export": flavour, "class": k, "particles": int((of == k).sum())}
+        for shell in SHELLS:
+            resolution = f"{BOX * PIXEL_SIZE / shell:.0f} Å"
+            row[f"{resolution}, own"] = float(same[shell])
+            row[f"{resolution}, other"] = float(other[shell])
         rows.append(row)
     return rows

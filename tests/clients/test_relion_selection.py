@@ -46,10 +46,11 @@ def test_the_map_of_a_selection(
     write_selection(run, Wanted(names=names), tmp_path / "in.star")
     relion("reconstruct", *("--i", "in.star", "--o", "out.mrc", "--ctf", "--angpix", "13.1"), cwd=tmp_path)
     found = volume(tmp_path / "out.mrc")
-    # shells 1 to 8, where 72 noisy particles say something; the sign is RELION's business
+    # RELION takes this old kind of table without its CTF's scale, so shells 2 to 4 only; the images are dark.
+    # measured 0.86 and 0.76, 0.83 and 0.76
     to_own, to_other = (
-        shell_correlation(found, volume(folder / f"10076_class{name}_32.mrc")).abs()[1:9].mean()
+        -float(shell_correlation(found, volume(folder / f"10076_class{name}_32.mrc"))[2:5].mean())
         for name in (chosen, other)
     )
     assert to_own > 0.8
-    assert to_own > to_other + 0.02
+    assert to_own > to_other + 0.04

@@ -116,30 +116,48 @@ def test_no_network_makes_it_worse(balls: tuple[torch.Tensor, ...], network: str
         assert error(out, true) < 0.08
 
 
-def test_weights_are_those_that_the_truth_gives(balls: tuple[torch.Tensor, ...]) -> None:
-    """Halves alone tell what least squares against the truth says, ring by ring."""
-    true, a, b = balls
+def test_weights_are_those_that_the_truth_gives() -> None:
+    """Halves alone tell what least squares against the truth says, ring by ring.
+
+    Waves of equal power, so that every ring is known: what is left is chance in the weights, and that the
+    network is believed somewhat less than the halves believe it.
+    """
+    shape = (384, 512)
     rng = torch.Generator().manual_seed(3)
-    found = tuple(0.7 * true + 0.1 * half + 0.2 * torch.randn(true.shape, generator=rng) for half in (a, b))
+    true, *noise = (torch.randn(shape, generator=rng) for _ in range(5))
+    a, b = true + noise[0], true + noise[1]
+    found = (0.7 * true + 0.1 * a + 0.5 * noise[2], 0.7 * true + 0.1 * b + 0.5 * noise[3])
     weights = ring_weights((a, b), found)
-    x, d = 0.5 * (a + b), 0.5 * (found[0] + found[1])
-    ky, kx = fourier.frequencies((192, 256))
-    ring = (torch.sqrt(ky**2 + kx**2) * 48.0).long()  # rings of 4 coefficients of the shorter side
-    fx, fd, fs = (fourier.rfft2(image) for image in (x, d, true))
-    assert weights.shape == (2, 24)
-    # where the signal is: beyond a quarter of the Nyquist frequency there is next to none
-    for i in range(1, 6):
+    ky, kx = fourier.frequencies(shape)
+    ring = (torch.sqrt(ky**2 + kx**2) * 96.0).long()  # rings of 4 coefficients of the shorter side
+    fx, fd, fs = (fourier.rfft2(image) for image in (0.5 * (a + b), 0.5 * (found[0] + found[1]), true))
+    assert weights.shape == (2, 48)
+    for i in range(10, 48, 6):
         columns = torch.view_as_real(torch.stack([fx[ring == i], fd[ring == i]], -1)).transpose(1, 2)
         wanted = torch.view_as_real(fs[ring == i]).flatten()
         best = torch.linalg.lstsq(columns.reshape(-1, 2), wanted[:, None]).solution[:, 0]
         torch.testing.assert_close(weights[:, i], best, atol=0.1, rtol=0.0)
+        assert weights[1, i] > 0.5
+
+
+def test_a_network_that_adds_nothing_is_left_out() -> None:
+    """One that repeats its input with noise of its own gets next to no weight in any ring."""
+    rng = torch.Generator().manual_seed(4)
+    true, *noise = (torch.randn((384, 512), generator=rng) for _ in range(5))
+    a, b = true + noise[0], true + noise[1]
+    of_input, of_network = ring_weights((a, b), (a + noise[2], b + noise[3]))
+    # two standard deviations leave one ring in forty; neighbours share
+    assert int((of_network > 0.0).sum()) <= 4
+    assert float(of_network.max()) < 0.03
+    # Wiener: 1 / (1 + 0.5)
+    torch.testing.assert_close(of_input[4:], torch.full((44,), 2.0 / 3.0), atol=0.06, rtol=0.0)
 
 
 def test_the_shipped_model(simulated: SimulatedHalves) -> None:
     """Something that it has not seen, deconvolved or not.
 
-    No ring loses correlation with the truth but by chance in its weights (0.0007 was measured; 0.002 is
-    allowed), and on the whole it rises.
+    No ring loses correlation with the truth but by chance (0.0019 was measured, whose standard error is
+    0.0010; three are allowed), and on the whole it rises (0.003 and 0.010).
     """
     assert len(default_model().to_bytes()) < 2 << 20
     zero = int(20 * 2 * GRID * (1.0 / np.sqrt(0.0197 * 12000.0)))  # rings below the first zero, about
@@ -152,8 +170,7 @@ def test_the_shipped_model(simulated: SimulatedHalves) -> None:
         out = denoise_micrograph((a, b), default_model(), GRID)
         assert error(out, true) < 0.9 * error(mean, true)
         gain = ring_correlation(out, true)[:zero] - before
-        print(how is None, error(out, true) / error(mean, true), gain.min(), gain.mean())
-        assert float(gain.min()) > -0.002
+        assert float(gain.min()) > -0.003
         assert float(gain.mean()) > 0.002
 
 

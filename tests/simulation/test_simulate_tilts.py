@@ -338,6 +338,29 @@ def test_files(written):
     assert json.loads(second.truth.read_text())["beads_xyz_centered"] != truth["beads_xyz_centered"]
 
 
+def test_two_conformations(tmp_path):
+    settings = tiny(
+        specimen="clamp", other_specimen="clamp-core", other_share=0.25, particles=8, beads=0, thickness=600.0
+    )
+    series = simulate_tilt_series(settings, seed=2)
+    classes, specimen = np.array(series.truth["classes"]), series.specimen
+    assert classes.sum() == 2
+    # every particle's own points lie about its centre, those of the other conformation being fewer
+    sizes = np.where(classes == 1, 9000, 12_000)
+    assert len(specimen.points) == sizes.sum()
+    parts = np.split(specimen.points, np.cumsum(sizes)[:-1])
+    centres, eulers = (np.array(series.truth[k]) for k in ("particles_xyz_centered", "eulers_to_specimen"))
+    for k, part, centre, euler in zip(classes, parts, centres, eulers, strict=True):
+        own = (specimen.other if k else specimen.particle).points
+        np.testing.assert_allclose((part - centre) @ zyz(*euler), own, atol=1e-9)
+    # places and poses are those of a series with one conformation as large
+    same = simulate_tilt_series(settings.model_copy(update={"other_share": 0.0}), seed=2)
+    assert same.truth["particles_xyz_centered"] == series.truth["particles_xyz_centered"]
+    assert not any(same.truth["classes"])
+    written = write_tilt_session(tmp_path, settings, seed=2)
+    assert len(np.load(tmp_path / f"{written[0].name}_mol_other.npy")) == 9000
+
+
 def test_mdoc(written):
     out, settings, (first, _) = written
     mdoc = read_mdoc(first.mdoc)

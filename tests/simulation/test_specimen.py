@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from weft.errors import FormatError, SettingsError
 from weft.simulation.specimen import (
     PHANTOMS,
+    load_conformations,
     load_specimen,
     phantom,
     projection_matrix,
@@ -50,6 +51,31 @@ def test_symmetry(name, operations):
 def test_globule_has_no_symmetry():
     spread = np.linalg.eigvalsh(np.cov(phantom("globule").points.T))
     assert (np.diff(spread) > 0.05 * spread[-1]).all()
+
+
+def test_conformations_of_the_clamp_share_their_body():
+    closed, opened, core = (phantom(f"clamp{suffix}").points for suffix in ("", "-open", "-core"))
+    assert (len(closed), len(opened), len(core)) == (12_000, 12_000, 9_000)
+    np.testing.assert_allclose(closed[:9000], core, atol=1e-9)
+    np.testing.assert_allclose(opened[:9000], core, atol=1e-9)
+    turn, rms = Rotation.align_vectors(
+        opened[9000:] - opened[9000:].mean(axis=0), closed[9000:] - closed[9000:].mean(axis=0)
+    )
+    assert rms < 1e-3  # the root of a difference of sums of squares of 1e6
+    assert np.degrees(turn.magnitude()) == pytest.approx(40.0)
+    # neither arm runs into the body
+    for arm in (closed[9000:], opened[9000:]):
+        assert cKDTree(core).query(arm)[0].min() > 3.0
+
+
+def test_conformations_of_files_keep_their_places(small_pdb, tmp_path):
+    lines = small_pdb.read_text().splitlines()
+    shorter = tmp_path / "shorter.pdb"
+    shorter.write_text("\n".join([*lines[:30], "END", ""]))
+    whole, part = load_conformations(str(small_pdb), str(shorter))
+    np.testing.assert_allclose(part.points, whole.points[:30], atol=1e-9)
+    with pytest.raises(SettingsError, match="together"):
+        load_conformations(str(small_pdb), "globule")
 
 
 def test_projection_matrix_is_the_passive_zyz_rotation():

@@ -191,7 +191,8 @@ def apply(
     """Write denoised micrographs or tomograms of a session, or of files.
 
     In a session, now and in later runs: switches [denoising] or [tomogram_denoising] on in weft.toml. Files
-    are micrographs as MRC, which are not deconvolved.
+    are micrographs as MRC, whose averages of even and odd frames lie beside them (even/NAME and odd/NAME, or
+    NAME_EVN.mrc and NAME_ODD.mrc); they are not deconvolved.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if len(inputs) == 1 and inputs[0].is_dir():
@@ -285,7 +286,7 @@ def pretrain(
             keep=lambda data: atomic_write_bytes(state, data),
         )
     atomic_write_bytes(model, found.to_bytes())
-    typer.echo(f"{model}: best after {found.steps} steps, predicts {100 * found.explained:.2f} %")
+    typer.echo(f"{model}: {found.steps} steps, predicts {100 * found.explained:.2f} %")
 
 
 @contextmanager

@@ -162,7 +162,7 @@ class Denoiser:
     missing_wedge : bool
         Whether it was trained to fill the missing wedge.
     steps : int
-        After how many the best state was reached.
+        After how many this state was reached.
     losses : tuple of Loss
     sources : tuple of str
         What it was trained on.
@@ -194,7 +194,7 @@ class Denoiser:
     @property
     def explained(self) -> float:
         """Share of the variance of held-out cubes of the other half that it predicts."""
-        return 1.0 - min((loss.held_out for loss in self.losses), default=math.nan)
+        return 1.0 - min((loss.held_out for loss in self.losses if loss.step == self.steps), default=math.nan)
 
     def to_bytes(self) -> bytes:
         """As a safetensors file: the state as tensors, the rest as JSON in its metadata."""

@@ -156,13 +156,13 @@ def train(
     keep : callable, optional
         Gets, after each evaluation, all that is needed to go on.
     to_the_end : bool
-        Take all the steps, also where the held-out pieces have not improved for long: with many different
-        micrographs they do when the learning rate falls.
+        Take all the steps, and give the last state instead of the best: with many different micrographs
+        pieces of a few are a poor judge, and the falling learning rate a good one.
 
     Returns
     -------
     Denoiser
-        In the state in which it predicted the held-out cubes best.
+        In the state in which it predicted the held-out cubes best, or the last one.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def train(
                 keep(run.saved())
             if not going_on and not to_the_end:
                 break
-    least = run.losses[_best(run.losses)]
+    least = run.losses[-1 if to_the_end else _best(run.losses)]
     if not least.held_out < 1.0 - _LEAST:
         words = WORDS[dims]
         raise FitError(
@@ -224,7 +224,7 @@ def train(
             f"others ({words.key})"
         )
     return Denoiser(
-        run.best,
+        run.last if to_the_end else run.best,
         dims,
         network.channels,
         pixel_size,
@@ -271,9 +271,13 @@ class _Run:
         self.losses.append(Loss(self.step, float(self._since[0] / self._since[1]), held_out))
         self._since.zero_()
         if held_out <= min(loss.held_out for loss in self.losses):
-            state = {name: t.detach().cpu() for name, t in self._network.state_dict().items()}
-            self.best = copy.deepcopy(state)
+            self.best = copy.deepcopy(self.last)
         return len(self.losses) - 1 - _best(self.losses) < _PATIENCE
+
+    @property
+    def last(self) -> dict[str, torch.Tensor]:
+        """The network as it is."""
+        return {name: t.detach().cpu() for name, t in self._network.state_dict().items()}
 
     def saved(self) -> bytes:
         """All of it."""

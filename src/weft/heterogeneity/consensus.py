@@ -25,6 +25,8 @@ _DAMPING = 0.05
 _EDGE = 2.0  # px
 #: FSC of halves that counts as none.
 _NOTHING = 0.05
+#: Shells beyond the last on which halves agree that may hold differences.
+_FURTHER = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,15 @@ class Consensus:
         Standard deviation of the real and the imaginary part of an image's coefficients by shell.
     power : float
         Mean variance of the real and the imaginary part of all of the images' coefficients.
+    reach : float
+        Periods over the box up to which halves of the images agree on anything, and a little further.
     """
 
     volume: torch.Tensor
     signal: torch.Tensor
     noise: torch.Tensor
     power: float
+    reach: float
 
     @classmethod
     def of(cls, images: Callable[[], Iterable[Prepared]], lattice: Lattice, diameter: float) -> Consensus:
@@ -75,7 +80,7 @@ class Consensus:
             count += int(used.sum())
         if not power > 0.0:
             raise ValueError("all images are empty")
-        volume = _filtered(halves, n, diameter / lattice.pixel_size)
+        volume, reach = _filtered(halves, n, diameter / lattice.pixel_size)
         transform = padded_transform(volume, n / 2.0)
         noise, number = torch.zeros(shells), torch.zeros(shells)
         fit, norm = 0.0, 0.0
@@ -102,10 +107,11 @@ class Consensus:
             torch.maximum(strength, spread / max(images_seen, 1) ** 0.5),
             spread,
             power / (2.0 * max(count, 1)),
+            reach,
         )
 
 
-def _filtered(halves: tuple[Sums, Sums], box: int, diameter: float) -> torch.Tensor:
+def _filtered(halves: tuple[Sums, Sums], box: int, diameter: float) -> tuple[torch.Tensor, float]:
     sphere = soft_sphere(box, diameter, _EDGE)
     maps = [_reconstructed(sums, box) * sphere for sums in (*halves, halves[0] + halves[1])]
     fsc = shell_correlation(maps[0], maps[1]).clamp(min=0.0)
@@ -113,7 +119,8 @@ def _filtered(halves: tuple[Sums, Sums], box: int, diameter: float) -> torch.Ten
     fsc *= (fsc > _NOTHING).cumprod(0)
     weight = 2.0 * fsc / (1.0 + fsc)
     shells = fourier.shells_3d(box).clamp(max=len(weight) - 1)
-    return fourier.irfft3(fourier.rfft3(maps[2]) * weight[shells], (box, box, box)) * sphere
+    volume = fourier.irfft3(fourier.rfft3(maps[2]) * weight[shells], (box, box, box)) * sphere
+    return volume, float((fsc > 0.0).sum()) + _FURTHER
 
 
 def _reconstructed(sums: Sums, box: int) -> torch.Tensor:

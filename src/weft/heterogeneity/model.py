@@ -98,6 +98,7 @@ class VAE(nn.Module):
     noise: torch.Tensor
     damping: torch.Tensor
     power: torch.Tensor
+    reach: torch.Tensor
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class VAE(nn.Module):
         self.register_buffer("noise", torch.ones(n // 2 + 1))
         self.register_buffer("damping", torch.ones(()))
         self.register_buffer("power", torch.ones(()))
+        self.register_buffer("reach", torch.tensor(n / 2.0))
         self._transform: torch.Tensor | None = None
 
     def start_from(self, consensus: Consensus) -> None:
@@ -139,6 +141,7 @@ class VAE(nn.Module):
         self.amplitude.copy_(consensus.signal * _CHANGE)
         self.noise.copy_(consensus.noise)
         self.power.fill_(consensus.power)
+        self.reach.fill_(consensus.reach)
         self._transform = None
 
     @property
@@ -204,10 +207,15 @@ class VAE(nn.Module):
         return found
 
     def decode(self, batch: Batch, mean: torch.Tensor, z: torch.Tensor | None, count: int) -> torch.Tensor:
-        """The first `count` coefficients of the structure in a batch's images, without CTF: (m, count)."""
-        features = self.decoder.plane_features(batch.rotation, self.lattice, count)
+        """The first `count` coefficients of the structure in a batch's images, without CTF: (m, count).
+
+        Beyond `reach` it is the mean structure, and the network is not asked.
+        """
+        changed = min(count, self.lattice.within(float(self.reach)))
+        features = self.decoder.plane_features(batch.rotation, self.lattice, changed)
         change: torch.Tensor = self.decoder(features, None if z is None else z[batch.owner])
-        return mean[:, :count] + change * self.amplitude[self.lattice.shell[:count]]
+        near = mean[:, :changed] + change * self.amplitude[self.lattice.shell[:changed]]
+        return torch.cat([near, mean[:, changed:count]], 1)
 
     @torch.no_grad()
     def volumes(self, z: torch.Tensor, size: int | None = None) -> torch.Tensor:
@@ -230,7 +238,8 @@ class VAE(nn.Module):
         at = torch.stack([ux, uy, uz], -1).reshape(-1, 3)
         radius = at.float().norm(dim=1)
         at = at[(radius <= float(self.lattice.radius.max())) & (radius < n / 2)]
-        shell = at.float().norm(dim=1).round().long()
+        away = at.float().norm(dim=1)
+        strength = self.amplitude[away.round().long()] * (away < self.reach)
         mean = sample(self.mean_transform, at.float())
         out = torch.empty(len(z), n, n, n)
         for i, point in enumerate(z):
@@ -239,7 +248,7 @@ class VAE(nn.Module):
                 features = self.decoder.space_features(at[part].float())[None]
                 given = None if self.homogeneous else point[None].to(device)
                 values[part] = self.decoder(features, given)[0]
-            values = (mean + values * self.amplitude[shell]) * (n / self.lattice.box) ** 3
+            values = (mean + values * strength) * (n / self.lattice.box) ** 3
             half = torch.zeros(n, n, n // 2 + 1, dtype=torch.complex64, device=device)
             half[at[:, 2] % n, at[:, 1] % n, at[:, 0]] = values
             out[i] = fourier.irfft3(half, (n, n, n)).roll((n // 2,) * 3, (0, 1, 2)).cpu()

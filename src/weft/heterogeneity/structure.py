@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from weft.heterogeneity.clusters import Clusters, by_size, k_means
-from weft.heterogeneity.neighbours import local_density, neighbour_graph
+from weft.heterogeneity.neighbours import local_density, nearest, neighbour_graph
 from weft.heterogeneity.unimodality import dip_probability
 
 __all__ = ["Cut", "Structure", "best_cut", "fewest", "find_structure"]
@@ -41,6 +41,8 @@ _OFFERS = (2, 3, 4)
 _TESTED = 4000
 #: Points of the graph.
 _GRAPH = 2000
+#: A gap is wider than so many usual distances between neighbours, to both sides.
+_STEPS = 2.5
 #: Fewer particles do not tell how thinly a place is settled; a gap has less than this of the usual density.
 _MANY = 200
 _THIN = 0.4
@@ -169,14 +171,19 @@ def best_cut(points: Array, *, seed: int = 0, tries: int = 1, scaled: bool = Fal
     p, (a, b), inside = best
     along = 1.0
     if p < SIGNIFICANT:
-        along = _along_data(_plane(some, inside), random) if not scaled else _between(some, inside, random)
+        along = (
+            _along_data(_plane(some, inside), inside, random)
+            if not scaled
+            else _between(some, inside, random)
+        )
     return Cut(min(p, 1.0), along, (points - 0.5 * (a + b)) @ (a - b) > 0.0)
 
 
-def _along_data(points: Array, random: np.random.Generator) -> float:
-    """p-value of one heap by distances through the graph from its two ends, with Bonferroni's factor."""
+def _along_data(points: Array, inside: NDArray[np.bool_], random: np.random.Generator) -> float:
+    """p-value of one heap by distances through the graph: to the other part; with many, from far ends too."""
     if len(points) > _GRAPH:
-        points = points[np.sort(random.choice(len(points), _GRAPH, replace=False))]
+        some = np.sort(random.choice(len(points), _GRAPH, replace=False))
+        points, inside = points[some], inside[some]
     graph = neighbour_graph(points, max(5, round(math.log2(len(points)))))
     count, piece = connected_components(graph, directed=False)
     if count > 1:
@@ -184,12 +191,23 @@ def _along_data(points: Array, random: np.random.Generator) -> float:
         sizes = np.sort(np.bincount(piece))[::-1]
         if sizes[1] >= max(5, 0.02 * len(points)):
             return 0.0
-        inside = piece == np.bincount(piece).argmax()
-        graph = graph[inside][:, inside]
-    one = int(dijkstra(graph, directed=False, indices=0).argmax())
-    from_one = np.asarray(dijkstra(graph, directed=False, indices=one))
-    from_other = np.asarray(dijkstra(graph, directed=False, indices=int(from_one.argmax())))
-    return min(1.0, 2.0 * min(dip_probability(from_one), dip_probability(from_other)))
+        largest = piece == np.bincount(piece).argmax()
+        graph, points, inside = graph[largest][:, largest], points[largest], inside[largest]
+    if inside.all() or not inside.any():
+        return 1.0
+
+    def distance(sources: NDArray[np.int64]) -> Array:
+        return np.asarray(dijkstra(graph, directed=False, indices=sources, min_only=True))
+
+    # the nearest of the other part is a step away also where there is no gap
+    step = _STEPS * float(np.median(nearest(points, 1)[0]))
+    to_one, to_other = distance(np.flatnonzero(inside)), distance(np.flatnonzero(~inside))
+    found = dip_probability(np.where(inside, to_other - step, step - to_one))
+    if len(points) >= 2 * _MANY:
+        from_one = distance(distance(np.array([0])).argsort()[-1:])
+        from_other = distance(from_one.argsort()[-1:])
+        found = max(found, min(1.0, 2.0 * min(dip_probability(from_one), dip_probability(from_other))))
+    return found
 
 
 def _between(points: Array, inside: NDArray[np.bool_], random: np.random.Generator) -> float:
@@ -213,7 +231,7 @@ def _between(points: Array, inside: NDArray[np.bool_], random: np.random.Generat
     density = local_density(even, max(5, round(0.5 * math.sqrt(n)))) ** points.shape[1]
     if np.median(density[near]) > _THIN:
         return 1.0
-    return _along_data(_plane(even, inside), random)
+    return _along_data(_plane(even, inside), inside, random)
 
 
 def _plane(points: Array, inside: NDArray[np.bool_]) -> Array:

@@ -23,7 +23,7 @@ __all__ = ["NODE_STEP", "accumulate", "node_places", "sample_plain", "spline_res
 NODE_STEP = 32  # pixels between the nodes of a displacement field
 RUN = 16  # pixels that share the whole-pixel part of their displacement
 #: Where all displacements are half a pixel nothing is left at Nyquist's frequency: that cannot be divided by.
-_LEAST_RESPONSE = 0.05
+_LEAST_RESPONSE = 0.1
 
 
 def node_places(shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -37,8 +37,8 @@ def spline_response(k: torch.Tensor, displacements: NDArray[np.floating]) -> tor
     """Mean response of one axis of the sampling.
 
     A wave sampled between pixels, α of the way from one to the next, comes out multiplied by
-    Σ_m β(m − α) exp(2πi k (m − α)), β the cubic B-spline; averaged over many α this is sinc⁴(k). It is made to
-    divide by, and never less than 0.05.
+    Σ_m β(m − α) exp(2πi k (m − α)), β the cubic B-spline; averaged over many α this is sinc⁴(k). It is made
+    to divide by, and never less than 0.1.
 
     Parameters
     ----------

@@ -112,8 +112,8 @@ def load_conformations(first: str, other: str) -> tuple[Specimen, Specimen]:
     (one, centre), (two, _) = _loaded(first), _loaded(other)
     if (one.volume, one.blur) != (two.volume, two.blur):
         raise SettingsError(
-            f"specimens {first!r} and {other!r} cannot be simulated together: give two phantoms or two files, "
-            "both with or both without hydrogens"
+            f"specimens {first!r} and {other!r} cannot be simulated together; give two phantoms or two "
+            "files, both with or both without hydrogens"
         )
     return replace(one, points=one.points - centre), replace(two, points=two.points - centre)
 

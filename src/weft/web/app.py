@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 
 from weft.__about__ import __version__
-from weft.web import api_items, api_matches, api_picking, api_series, api_session
+from weft.web import api_classes, api_items, api_matches, api_picking, api_series, api_session
 from weft.web.events import STATUS_EVERY, Hub
 from weft.web.images import Viewer
 from weft.web.listing import ColumnCache
@@ -89,6 +89,7 @@ def _api(room: Room, static: Path) -> FastAPI:
     app.include_router(api_picking.router)
     app.include_router(api_series.router)
     app.include_router(api_matches.router)
+    app.include_router(api_classes.router)
     _describe_security(app)
     app.include_router(page_router(static))
     return app

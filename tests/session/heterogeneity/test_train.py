@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from two_classes import BOX, TwoClasses, blob_map, write_two_classes
 from typer.testing import CliRunner
 
 from weft.cli import app
-from weft.errors import RequestError
+from weft.errors import CorruptError, RequestError
 from weft.formats import mrc
 from weft.formats.star import Table, read_star, write_star
 from weft.heterogeneity.model import NetworkSettings
@@ -292,6 +293,17 @@ def test_no_training_there(tmp_path: Path) -> None:
         open_run(tmp_path)
     with pytest.raises(RequestError, match=r"checkpoint\.pt is missing"):
         resume_vae(tmp_path)
+
+
+def test_networks_that_are_others_are_named(trained: Any, tmp_path: Path) -> None:
+    shutil.copytree(trained.run.path, tmp_path / "run")
+    description = tmp_path / "run" / "vae.toml"
+    description.write_text(description.read_text().replace("hidden = 32", "hidden = 48"))
+    with pytest.raises(CorruptError, match=r"0008\.safetensors.*train again"):
+        open_run(tmp_path / "run").volumes(np.zeros((1, 3)))
+    description.write_text("[input]\n")
+    with pytest.raises(CorruptError, match=r"vae\.toml"):
+        open_run(tmp_path / "run").volumes(np.zeros((1, 3)))
 
 
 def test_what_was_asked_for_is_written_down(trained: Any) -> None:

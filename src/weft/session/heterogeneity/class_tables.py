@@ -13,11 +13,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import RequestError, WeftError
+from weft.errors import CorruptError, FormatError, RequestError, WeftError
 from weft.formats.particle_star import ANGLES, CENTRED, NAME, euler_angles
 from weft.formats.star import Table, read_star, write_star
 
-__all__ = ["FOLDER", "ClassPlaces", "check_own", "session_table", "write_class_table"]
+__all__ = [
+    "FOLDER",
+    "ClassPlaces",
+    "SessionClasses",
+    "check_own",
+    "read_class_table",
+    "session_table",
+    "write_class_table",
+]
 
 Array = NDArray[np.float64]
 
@@ -81,6 +89,58 @@ class ClassPlaces:
             self.mirrored[at],
             self.size,
         )
+
+
+@dataclass(frozen=True)
+class SessionClasses:
+    """A session's table of classes, as its page shows it.
+
+    Attributes
+    ----------
+    training : str
+        Its folder.
+    diameter : float
+        Å, of the particles.
+    tomogram : (n) list of str
+    place : (n, 3) float64
+        Å from the centre of the tomogram's first voxel.
+    label : (n) int64
+        Classes, from 1.
+    """
+
+    training: str
+    diameter: float
+    tomogram: list[str]
+    place: Array
+    label: NDArray[np.int64]
+
+
+def read_class_table(path: Path) -> SessionClasses:
+    """Read what `write_class_table` has written.
+
+    Raises
+    ------
+    FormatError
+        Something of it is missing.
+    CorruptError
+        A number that is none.
+    """
+    blocks = read_star(path)
+    general, table = blocks.get("general", Table()), blocks.get("particles", Table())
+    missing = [label for label in (TRAINING, DIAMETER) if label not in general]
+    missing += [label for label in (NAME, CLASS, *PLACE) if label not in table]
+    if missing:
+        raise FormatError(path, f"it is no table of classes: it has no {', '.join(missing)}")
+    place = np.stack([table.floats(label) for label in PLACE], axis=1)
+    if not np.isfinite(place).all():
+        raise CorruptError(path, "a place is no finite number; run `weft vae map-back` again")
+    return SessionClasses(
+        general.value(TRAINING),
+        float(general.floats(DIAMETER)[0]),
+        table.strings(NAME),
+        place,
+        table.ints(CLASS),
+    )
 
 
 def session_table(root: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +163,7 @@ class TiltData:
         found = Consensus.of(self._images, self.lattice, self.diameter)
         if self.settings.contrast == "auto" and self._dark(found):
             self.sign = -self.sign
-            found = Consensus(-found.volume, found.signal, found.noise, found.power)
+            found = replace(found, volume=-found.volume)
         return found
 
     def leave_out_unreadable(self, progress: Callable[[int], None] | None = None) -> None:

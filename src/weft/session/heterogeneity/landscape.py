@@ -143,7 +143,8 @@ def explore(run: VAERun, settings: AnalysisSettings) -> Landscape:
         representative=representatives(points, clusters),
         density=local_density(points),
         umap=plane,
-        movement=_movement(run, settings, structure.clusters.count),
+        # clusters that k-means alone does not find cannot be followed by it
+        movement=_movement(run, settings, 1 if structure.scaled else structure.clusters.count),
         notes=notes,
     )
     if known is not None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from weft.errors import CorruptError, RequestError
@@ -216,7 +217,13 @@ class VAERun:
         number = epoch or epochs[-1]
         if number not in self._models:
             model = self.facts.model()
-            model.load_state_dict(load_file(self.path / MODELS / f"{number:04d}.safetensors"))
+            path = self.path / MODELS / f"{number:04d}.safetensors"
+            try:
+                model.load_state_dict(load_file(path))
+            except (RuntimeError, SafetensorError) as error:
+                raise CorruptError(
+                    path, f"it does not hold the networks that {DESCRIPTION} describes; train again"
+                ) from error
             self._models = {number: model.eval()}
         return self._models[number]
 

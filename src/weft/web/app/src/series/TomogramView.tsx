@@ -1,13 +1,15 @@
 /** A tomogram as three sections through one place. */
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { classesOf } from "../data/classes";
 import { seriesApi, type Axis, type MapName, type SeriesDetails, type TomogramInfo } from "../data/series";
 import { Slider } from "../micrograph/ViewTools";
 import type { Painter } from "../micrograph/viewer";
 import { number } from "../ui/format";
 import { useFetched, useKeys } from "../ui/hooks";
+import { chosenTraining, ClassesPanel, drawnClasses } from "./ClassesPanel";
 import { PLANES, SIDES, SlicePane, voxels, type Layer, type Place } from "./SlicePane";
-import { map as chosenMap, pane, thickness } from "./state";
+import { hiddenClasses, map as chosenMap, pane, thickness } from "./state";
 
 const GAP = 4;
 const NARROW = 640;
@@ -229,13 +231,20 @@ export function TomogramView({ one }: { one: SeriesDetails }) {
   const map = mapOf(one);
   const { id, revision } = one;
   const found = useFetched(maps.length > 0 ? (signal) => seriesApi.tomogram(id, map, signal) : null, [id, revision, map]);
+  const classes = useFetched(maps.length > 0 ? (signal) => classesOf(id, signal) : null, [id, revision]).data;
   useKeys({ d: () => maps.includes("deconvolved") && (chosenMap.value = map === "deconvolved" ? "raw" : "deconvolved") });
+  const [info, chosen, hidden, thick] = [found.data, chosenTraining(classes), hiddenClasses.value, thickness.value];
+  const drawn = useMemo(() => drawnClasses(chosen, info, hidden, thick), [chosen, info, hidden, thick]);
   if (maps.length === 0) return <p class="empty">There is no tomogram yet.</p>;
   return (
     <>
       {found.error && <div class="notice notice-error" role="alert"><p>{found.error}</p></div>}
       {/* while the grey scale of another map is fetched, the sections stay as they are */}
-      {found.data && <Sections one={one} info={found.data} />}
+      {info && (
+        <Sections one={one} info={info} drawn={drawn}>
+          {classes && (classes.trainings.length > 0 || classes.problems.length > 0) && <ClassesPanel list={classes} />}
+        </Sections>
+      )}
     </>
   );
 }

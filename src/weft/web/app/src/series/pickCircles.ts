@@ -21,7 +21,15 @@ interface Section {
 }
 
 /** Radius of each template's particle, Å. */
-export function circles(picks: PickList, count: number, radii: readonly number[], marked: number, section: Section): Painter {
+export function circles(
+  picks: Pick<PickList, "x" | "y" | "z" | "template">,
+  count: number,
+  radii: readonly number[],
+  marked: number,
+  section: Section,
+  colour: (template: number) => string = templateColour,
+  line = 1.5,
+): Painter {
   const [across, down] = SIDES[section.axis];
   const { at, thick, edge } = section;
   const depth = picks[section.axis];
@@ -46,15 +54,15 @@ export function circles(picks: PickList, count: number, radii: readonly number[]
       }
       return found;
     };
-    const draw = (shape: Path2D, colour: string, width: number) => {
+    const draw = (shape: Path2D, stroke: string, width: number) => {
       context.lineWidth = width + 1.5;
       context.strokeStyle = "rgb(0 0 0 / 55%)";
       context.stroke(shape);
       context.lineWidth = width;
-      context.strokeStyle = colour;
+      context.strokeStyle = stroke;
       context.stroke(shape);
     };
-    for (const template of templates) draw(path(here.filter((one) => one.template === template)), templateColour(template), 1.5);
-    draw(path(here.filter((one) => one.marked)), "#ffffff", 2.5);
+    for (const template of templates) draw(path(here.filter((one) => one.template === template)), colour(template), line);
+    draw(path(here.filter((one) => one.marked)), "#ffffff", line + 1);
   };
 }

@@ -19,5 +19,10 @@ export const pane = signal<Axis>("z");
 
 /** Templates of the search that is shown; empty for the first that a series has. */
 export const searched = signal("");
+/** The training whose classes are shown in tomograms; empty for the first that a series has. */
+export const training = signal("");
+/** Classes of it that are not. */
+export const hiddenClasses = signal<readonly number[]>([]);
+
 export const showScores = signal(false);
 export const showMatches = signal(true);
