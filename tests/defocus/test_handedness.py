@@ -127,6 +127,10 @@ def test_a_session_adds_up_and_says_when_series_contradict(beads: Reference, pla
     assert session_hand([weak]).verdict == "undecidable"
     many = session_hand([weak] * 8)
     assert (many.hand, many.verdict, many.votes) == (1.0, "certain", (0, 0))
+    # one that is certain by both witnesses is enough, though its log-odds alone were not
+    sure = session_hand([replace(a, log_odds=2.0)])
+    assert (sure.hand, sure.verdict) == (1.0, "certain")
+    assert session_hand([replace(a, log_odds=2.0), replace(b, verdict="likely")]).verdict == "undecidable"
     again = Handedness.from_dict(json.loads(json.dumps(a.to_dict())))
     assert again.hand == 1.0
     assert again.scores[0] == pytest.approx(a.scores[0], abs=0.01)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from weft.cli.options import settings_options
+from weft.cli.particle_options import DatadirOption, ParticlesOption, SourceArgument, TomogramsOption
 from weft.particles.backprojection import BackprojectionSettings
 
 app = typer.Typer(rich_markup_mode=None)
@@ -19,14 +20,7 @@ _CLEAR = 0.3
 @app.command()
 @settings_options(BackprojectionSettings, into="settings")
 def backproject(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="STAR | OPTIMISATION_SET",
-            help="Particles as tilt images, of Warp, M, RELION, WarpTools, NextPYP, cryoSRPNT or cisTEM.",
-            show_default=False,
-        ),
-    ],
+    source: SourceArgument,
     output: Annotated[
         Path,
         typer.Option(
@@ -37,20 +31,9 @@ def backproject(
             show_default=False,
         ),
     ],
-    datadir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the stacks are that the STAR file names.")
-    ] = None,
-    tomograms: Annotated[
-        Path | None,
-        typer.Option(metavar="STAR", help="The table of tomograms, unless an optimisation set names it."),
-    ] = None,
-    particles: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Only these: names or indices (from 0), one a line, or an array in .npy or .pkl.",
-        ),
-    ] = None,
+    datadir: DatadirOption = None,
+    tomograms: TomogramsOption = None,
+    particles: ParticlesOption = None,
     first: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Only the first N particles of those.")
     ] = None,

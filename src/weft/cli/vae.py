@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weft.cli.options import settings_options
+from weft.cli.particle_options import DatadirOption, ParticlesOption, SourceArgument, TomogramsOption
 from weft.cli.vae_analyze import analyze, volumes_analyze
 from weft.cli.vae_select import map_back, select
 from weft.heterogeneity.model import NetworkSettings
@@ -30,23 +31,8 @@ app.command("volumes-analyze")(volumes_analyze)
 app.command("select")(select)
 app.command("map-back")(map_back)
 
-SourceArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="STAR | OPTIMISATION_SET",
-        help="Particles as tilt images, of Weft, Warp, M, RELION, WarpTools, NextPYP, cryoSRPNT or cisTEM.",
-        show_default=False,
-    ),
-]
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The folder of a training.", show_default=False)
-]
-DatadirOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where the stacks are that the STAR file names.")
-]
-TomogramsOption = Annotated[
-    Path | None,
-    typer.Option(metavar="STAR", help="The table of tomograms, unless an optimisation set names it."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 EpochOption = Annotated[
@@ -71,13 +57,7 @@ def train(
     ] = False,
     datadir: DatadirOption = None,
     tomograms: TomogramsOption = None,
-    particles: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Only these: names or indices (from 0), one a line, or an array in .npy or .pkl.",
-        ),
-    ] = None,
+    particles: ParticlesOption = None,
     memory: Annotated[
         float, typer.Option(min=0.0, help="GB for images; what does not fit is read again every epoch.")
     ] = 4.0,

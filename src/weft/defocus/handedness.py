@@ -285,9 +285,9 @@ def session_hand(series: Sequence[Handedness]) -> SessionHand:
             votes,
             against,
         )
-    if strength < LIKELY:
+    # log-odds are one of two witnesses: a series that is certain by both is enough
+    sure = any(s.hand == hand and s.verdict == "certain" for s in series) and not against
+    if strength < LIKELY and not sure:
         return SessionHand(0.0, "undecidable", f"{counted}: not enough to judge", total, votes, against)
-    verdict: Verdict = "certain" if strength >= CERTAIN and not against else "likely"
-    if any(s.hand == hand and s.verdict == "certain" for s in series) and not against:
-        verdict = "certain"
+    verdict: Verdict = "certain" if sure or (strength >= CERTAIN and not against) else "likely"
     return SessionHand(hand, verdict, counted, total, votes, against)

@@ -121,7 +121,7 @@ def _tilts(item: RelionTiltSeries, rows: Rows, flavour: str) -> SeriesTilts:
         amplitude=optics[2],
         has_ctf=has_ctf,
         hand=sign * item.hand if has_ctf else None,
-        # microscopes have hand −1 in RELION's geometry: +1 in Warp's means that its specimen is a mirror image
+        # microscopes have hand −1 in RELION's geometry: +1 in Warp's means a specimen that is a mirror image
         mirrored=sign < 0.0 and has_ctf and item.hand < 0.0,
     )
 

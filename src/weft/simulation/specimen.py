@@ -339,7 +339,7 @@ def _clamp(name: str) -> Array:
         points = np.concatenate([body, (arm - _HINGE) @ _OPENING.T + _HINGE])
     else:
         points = closed
-    return points - closed.mean(axis=0)
+    return np.asarray(points - closed.mean(axis=0))
 
 
 _HINGE = np.array([0.0, 58.0, 36.0])  # Å

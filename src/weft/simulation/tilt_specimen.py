@@ -94,8 +94,7 @@ def random_specimen(settings: TiltSimulationSettings, seed: np.random.SeedSequen
         classes[for_classes.permutation(len(centres))[: round(settings.other_share * len(centres))]] = 1
     kinds = [other if of_other and other is not None else particle for of_other in classes]
     parts = [
-        kind.points @ projection_matrix(*e).T + c
-        for kind, e, c in zip(kinds, eulers, centres, strict=True)
+        kind.points @ projection_matrix(*e).T + c for kind, e, c in zip(kinds, eulers, centres, strict=True)
     ]
     strengths = [kind.strengths for kind in kinds]
     residue = float(phantom("globule").strengths[0])

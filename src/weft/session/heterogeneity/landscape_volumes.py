@@ -18,7 +18,7 @@ from weft.heterogeneity.components import along_component
 from weft.heterogeneity.convergence import VolumeAgreement, volume_agreement
 from weft.heterogeneity.paths import ends, path_through, spaced
 from weft.heterogeneity.volume_components import density_mask
-from weft.physics.fourier import cosine_low_pass, irfft3, radius_3d, rfft3
+from weft.particles.backprojection import low_passed
 from weft.session.heterogeneity.analysis_settings import AnalysisSettings
 from weft.session.heterogeneity.landscape import Landscape, kept_epochs
 
@@ -29,7 +29,6 @@ __all__ = [
     "Series",
     "Shown",
     "convergence_of_volumes",
-    "low_passed",
     "make_volumes",
     "planned_series",
     "png_uri",
@@ -44,7 +43,6 @@ _AT_ONCE = 1 << 27
 _PAIRS = 2
 _POINTS = 3
 #: Half the width of a low-pass filter's edge, as a part of its frequency.
-_EDGE = 0.1
 #: Pixels around the mask in pictures.
 _MARGIN = 2
 
@@ -190,16 +188,9 @@ def decoded(run: VAERun, z: NDArray[np.float32], settings: AnalysisSettings, epo
     if settings.low_pass:
         size = volumes.shape[-1]
         pixel_size = (settings.pixel_size or run.pixel_size) * run.box / size
-        volumes = np.stack([low_passed(volume, pixel_size, settings.low_pass) for volume in volumes])
+        filtered = (low_passed(torch.from_numpy(one), pixel_size, settings.low_pass) for one in volumes)
+        volumes = np.stack([one.numpy() for one in filtered])
     return np.asarray(volumes, np.float32)
-
-
-def low_passed(volume: Volume, pixel_size: float, resolution: float) -> Volume:
-    """A volume filtered to a resolution (Å), with a soft edge."""
-    size = len(volume)
-    spectrum = rfft3(torch.from_numpy(np.ascontiguousarray(volume)))
-    weight = cosine_low_pass(radius_3d((size, size, size), pixel_size), resolution, _EDGE)
-    return np.asarray(irfft3(spectrum * weight, (size, size, size)).numpy(), np.float32)
 
 
 def convergence_of_volumes(
