@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from weft.particles.fsc import crossing, fsc_figure, half_map_fsc, shell_correlation, soft_sphere
+from weft.particles.fsc import (
+    crossing,
+    fsc_figure,
+    half_map_fsc,
+    last_signal,
+    shell_correlation,
+    soft_sphere,
+)
 
 SIZE, PIXEL = 48, 4.0
 
@@ -98,3 +105,12 @@ def test_the_figure_shows_all_curves_and_where_they_cross() -> None:
         f"{fsc.resolution(0.5):.1f} Å",
         f"{fsc.resolution(0.143):.1f} Å",
     ]
+
+
+def test_a_curve_may_fall_and_rise_again() -> None:
+    # as it is where most images have the first zero of their CTF
+    curve = torch.tensor([1.0, 0.9, 0.77, 0.42, 0.12, 0.19, 0.46, 0.53, 0.41, 0.1, 0.02, -0.03, 0.15, 0.0])
+    assert last_signal(curve) == 8, "one shell by chance counts for nothing"
+    assert last_signal(torch.tensor([1.0, 0.9, 0.6, 0.3, 0.1, 0.0, 0.02])) == 3
+    assert last_signal(torch.tensor([1.0, 0.05, 0.0, 0.0])) == 0
+    assert last_signal(torch.full((6,), 0.9)) == 5

@@ -15,7 +15,7 @@ import torch
 from weft.heterogeneity.lattice import Lattice
 from weft.heterogeneity.preparation import Prepared
 from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert, padded_transform, sample
-from weft.particles.fsc import shell_correlation, soft_sphere
+from weft.particles.fsc import last_signal, shell_correlation, soft_sphere
 from weft.physics import fourier
 
 __all__ = ["Consensus", "real_space", "sections"]
@@ -23,8 +23,6 @@ __all__ = ["Consensus", "real_space", "sections"]
 #: What is added to a grid point's weight, in units of the mean weight.
 _DAMPING = 0.05
 _EDGE = 2.0  # px
-#: FSC of halves that counts as none.
-_NOTHING = 0.05
 #: Shells beyond the last on which halves agree that may hold differences.
 _FURTHER = 2.0
 
@@ -115,12 +113,12 @@ def _filtered(halves: tuple[Sums, Sums], box: int, diameter: float) -> tuple[tor
     sphere = soft_sphere(box, diameter, _EDGE)
     maps = [_reconstructed(sums, box) * sphere for sums in (*halves, halves[0] + halves[1])]
     fsc = shell_correlation(maps[0], maps[1]).clamp(min=0.0)
-    # beyond its first fall to nothing there is noise that happens to agree
-    fsc *= (fsc > _NOTHING).cumprod(0)
+    last = last_signal(fsc)
+    fsc[last + 1 :] = 0.0
     weight = 2.0 * fsc / (1.0 + fsc)
     shells = fourier.shells_3d(box).clamp(max=len(weight) - 1)
     volume = fourier.irfft3(fourier.rfft3(maps[2]) * weight[shells], (box, box, box)) * sphere
-    return volume, float((fsc > 0.0).sum()) + _FURTHER
+    return volume, last + 1.0 + _FURTHER
 
 
 def _reconstructed(sums: Sums, box: int) -> torch.Tensor:

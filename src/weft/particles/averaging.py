@@ -21,7 +21,7 @@ import torch
 
 from weft.errors import ItemError
 from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert
-from weft.particles.fsc import FSC, half_map_fsc, soft_sphere
+from weft.particles.fsc import FSC, half_map_fsc, last_signal, soft_sphere
 from weft.particles.image_series import ImageSeries
 from weft.particles.spectra import Band, chunks, spectra, transfer
 from weft.physics.fourier import irfft3
@@ -34,7 +34,7 @@ __all__ = ["Average", "AveragingSettings", "HalfSums", "average", "batches", "fs
 _BATCH = 4_000_000
 #: Weights below this share of their shell's mean are raised to it: next to nothing has been seen there.
 _LEAST_WEIGHT = 0.2
-#: FSC beyond its first fall below 0.143, for the Wiener filter.
+#: FSC beyond the last signal, for the Wiener filter.
 _NO_SIGNAL = 1e-3
 
 
@@ -256,11 +256,9 @@ class HalfSums:
 
 
 def usable(fsc: FSC) -> torch.Tensor:
-    """The corrected curve for a Wiener filter: between 0 and 1, and nothing beyond its fall below 0.143."""
+    """The corrected curve for a Wiener filter: between 0 and 1, and nothing beyond the last signal."""
     curve = fsc.corrected.clamp(_NO_SIGNAL, 0.999).clone()
-    below = (curve[1:] < 0.143).nonzero()
-    if len(below):
-        curve[int(below[0, 0]) + 1 :] = _NO_SIGNAL
+    curve[last_signal(curve) + 1 :] = _NO_SIGNAL
     return curve
 
 

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FSC", "crossing", "draw_fsc", "fsc_figure", "half_map_fsc", "shell_correlation", "soft_sphere"]
+__all__ = [
+    "FSC",
+    "crossing",
+    "draw_fsc",
+    "fsc_figure",
+    "half_map_fsc",
+    "last_signal",
+    "shell_correlation",
+    "soft_sphere",
+]
 
 #: Phases are randomised from where the unmasked correlation falls below this (RELION's choice too).
 _RANDOMISE_BELOW = 0.8
@@ -161,6 +170,27 @@ def crossing(k: torch.Tensor, curve: torch.Tensor, threshold: float) -> float:
     above, under = float(curve[shell - 1]), float(curve[shell])
     part = (above - threshold) / (above - under)
     return 1.0 / (float(k[shell - 1]) + part * float(k[shell] - k[shell - 1]))
+
+
+def last_signal(curve: torch.Tensor, threshold: float = 0.143) -> int:
+    """The last shell that holds signal: beyond it no three shells in a row reach the threshold on average.
+
+    A curve may fall and rise again: halves agree on nothing where the CTF of most images is zero, and on more
+    beyond.
+
+    Parameters
+    ----------
+    curve : (shells,) tensor
+        FSC; shell 0 is taken to hold signal.
+
+    Returns
+    -------
+    int
+    """
+    ends = torch.cat([curve[:1], curve, curve[-1:]]).double()
+    smooth = (ends[:-2] + ends[1:-1] + ends[2:]) / 3.0
+    good = ((smooth >= threshold) & (curve >= threshold)).nonzero()
+    return int(good.max()) if len(good) else 0
 
 
 def fsc_figure(fsc: FSC, title: str = "") -> Figure:
