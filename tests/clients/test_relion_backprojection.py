@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from weft.session.heterogeneity.inputs import TiltImageFiles
 
 from weft.formats import mrc
 from weft.formats.star import Table, read_star, write_star
@@ -19,6 +18,7 @@ from weft.particles.backprojection import BackprojectionSettings
 from weft.particles.fsc import shell_correlation, soft_sphere
 from weft.physics.geometry import euler_angles
 from weft.session.heterogeneity.backprojection import backproject
+from weft.session.heterogeneity.inputs import TiltImageFiles
 
 Relion = Callable[..., str]
 BOX = 32

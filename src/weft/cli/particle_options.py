@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["DatadirOption", "ParticlesOption", "SourceArgument", "TomogramsOption"]
+__all__ = ["DatadirOption", "FolderArgument", "ParticlesOption", "SourceArgument", "TomogramsOption"]
 
 SourceArgument = Annotated[
     Path,
@@ -16,6 +16,9 @@ SourceArgument = Annotated[
         help="Particles as tilt images, of Weft, Warp, M, RELION, WarpTools, NextPYP, cryoSRPNT or cisTEM.",
         show_default=False,
     ),
+]
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder of a training.", show_default=False)
 ]
 DatadirOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where the stacks are that the STAR file names.")

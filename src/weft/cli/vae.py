@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weft.cli.options import settings_options
-from weft.cli.particle_options import DatadirOption, ParticlesOption, SourceArgument, TomogramsOption
+from weft.cli.particle_options import (
+    DatadirOption,
+    FolderArgument,
+    ParticlesOption,
+    SourceArgument,
+    TomogramsOption,
+)
 from weft.cli.vae_analyze import analyze, volumes_analyze
 from weft.cli.vae_select import map_back, select
 from weft.heterogeneity.model import NetworkSettings
@@ -31,9 +37,6 @@ app.command("volumes-analyze")(volumes_analyze)
 app.command("select")(select)
 app.command("map-back")(map_back)
 
-FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The folder of a training.", show_default=False)
-]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 EpochOption = Annotated[
     int | None, typer.Option(metavar="N", help="Of the networks; by default the last that is kept.")

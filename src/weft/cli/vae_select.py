@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weft.cli.options import JsonOption
+from weft.cli.particle_options import FolderArgument
 
 if TYPE_CHECKING:
     from weft.session.heterogeneity.selection import Written
@@ -19,9 +20,6 @@ app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Choose among the particles of a training."
 )
 
-FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The folder of a training.", show_default=False)
-]
 
 #: Tomograms that are told one by one.
 _SHOWN = 20
