@@ -233,7 +233,7 @@ def test_beads_are_erased_where_the_alignment_or_the_network_sees_them(tilt_sess
     assert len(markers) >= 7, "of eight, one of which is near the border of the field"
 
     def gold() -> float:
-        """The densest voxel within 60 Å of a marker: of the faintest, or once they are erased of the strongest."""
+        """The densest voxel within 60 Å of the faintest marker; of the strongest, once they are erased."""
         with mrcfile.open(weft.open(tilt_session.root)[name].paths["tomogram"]) as file:
             volume, step = file.data, float(file.voxel_size.x)
             z, y, x = ((np.arange(n) - n / 2) * step for n in volume.shape)
