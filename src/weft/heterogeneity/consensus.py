@@ -14,11 +14,11 @@ import torch
 
 from weft.heterogeneity.lattice import Lattice
 from weft.heterogeneity.preparation import Prepared
-from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert, padded_transform, sample
+from weft.particles.fourier_volume import Sums, insert, padded_transform, real_space, sample
 from weft.particles.fsc import last_signal, shell_correlation, soft_sphere
 from weft.physics import fourier
 
-__all__ = ["Consensus", "real_space", "sections"]
+__all__ = ["Consensus", "sections"]
 
 #: What is added to a grid point's weight, in units of the mean weight.
 _DAMPING = 0.05
@@ -128,16 +128,6 @@ def _reconstructed(sums: Sums, box: int) -> torch.Tensor:
     return real_space(whole.data / (weight + _DAMPING * mean), box)
 
 
-def real_space(transform: torch.Tensor, box: int) -> torch.Tensor:
-    """The map of a padded half space whose z and y are centred, (m, m, m//2+1) → (box, box, box)."""
-    m = PADDING * box
-    volume = fourier.irfft3(torch.fft.ifftshift(transform, dim=(0, 1)), (m, m, m))
-    volume = volume.roll((m // 2,) * 3, (0, 1, 2))
-    first = m // 2 - box // 2
-    inside = slice(first, first + box)
-    return volume[inside, inside, inside] / apodisation(box)
-
-
 def sections(transform: torch.Tensor, rotation: torch.Tensor, lattice: Lattice) -> torch.Tensor:
     """Central sections of a map, (m, c) complex64.
 
@@ -148,6 +138,6 @@ def sections(transform: torch.Tensor, rotation: torch.Tensor, lattice: Lattice) 
     rotation : (m, 3, 3) float32
     lattice : Lattice
     """
-    ux, uy = lattice.ux.float()[:, None], lattice.uy.float()[:, None]
+    ux, uy = (u.to(rotation)[:, None] for u in (lattice.ux, lattice.uy))
     at = rotation[:, None, 0] * ux + rotation[:, None, 1] * uy
     return sample(transform, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from weft.heterogeneity.consensus import Consensus, sections
 from weft.heterogeneity.decoder import CoordinateDecoder
 from weft.heterogeneity.encoders import AlignedEncoder, ImageEncoder, Pooling
 from weft.heterogeneity.lattice import Lattice
+from weft.heterogeneity.preparation import Prepared
 from weft.heterogeneity.residuals import ResidualGrid
 from weft.particles.fourier_volume import padded_transform, sample
 from weft.physics import fourier
@@ -42,29 +44,19 @@ class NetworkSettings(Settings):
     seed: int = setting(0, "Of everything random.", ge=0)
 
 
-class Batch:
-    """Some particles.
+@dataclass(frozen=True)
+class Batch(Prepared):
+    """The images of some particles.
 
-    Parameters
+    Attributes
     ----------
-    values, transfer, weight, rotation
-        As in :class:`~weft.heterogeneity.preparation.Prepared`.
     owner : (m,) int64
         Which particle of the batch each image belongs to, in order.
     particles : int
     """
 
-    def __init__(
-        self,
-        values: torch.Tensor,
-        transfer: torch.Tensor,
-        weight: torch.Tensor,
-        rotation: torch.Tensor,
-        owner: torch.Tensor,
-        particles: int,
-    ) -> None:
-        self.values, self.transfer, self.weight, self.rotation = values, transfer, weight, rotation
-        self.owner, self.particles = owner, particles
+    owner: torch.Tensor
+    particles: int
 
     def to(self, device: torch.device | str) -> Batch:
         """On another device."""

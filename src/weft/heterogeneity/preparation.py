@@ -6,12 +6,13 @@ that say how much of the signal is left belong to H, beside the CTF: they attenu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from weft.heterogeneity.lattice import Lattice
+from weft.particles.box import particle_diameter
 from weft.physics.ctf import astigmatic_defocus, ctf_phase
 from weft.physics.dose import DoseWeighting, dose_mask, dose_weight
 from weft.physics.optics import Optics
@@ -23,8 +24,6 @@ __all__ = ["ImageFacts", "PreparationSettings", "Prepared", "prepare", "remove_b
 _LEAST_CTF = 0.1
 #: The same of weights of dose and tilt.
 _LEAST_WEIGHT = 0.02
-#: Of the box: what the particle is taken to fill where nothing is said.
-DIAMETER = 0.75
 
 
 class PreparationSettings(Settings):
@@ -51,7 +50,7 @@ class PreparationSettings(Settings):
 
     def diameter_of(self, box: int, pixel_size: float) -> float:
         """Å."""
-        return self.diameter or DIAMETER * box * pixel_size
+        return particle_diameter(self.diameter or 0.0, box, pixel_size)
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,6 @@ class ImageFacts:
 
     def __len__(self) -> int:
         return len(self.rotation)
-
-    def select(self, which: torch.Tensor) -> ImageFacts:
-        """Some of the images."""
-        chosen: dict[str, Any] = {f.name: getattr(self, f.name)[which] for f in fields(self)}
-        return ImageFacts(**chosen)
 
 
 @dataclass(frozen=True)

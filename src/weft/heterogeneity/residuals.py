@@ -68,12 +68,13 @@ class ResidualGrid:
             Σ H (Y − H V) and Σ H², their centre being the first element.
         """
         s = self.size
-        at = (rotation[:, None, 0] * self._ux + rotation[:, None, 1] * self._uy).round().long()
+        ux, uy = self._ux.to(rotation), self._uy.to(rotation)
+        at = (rotation[:, None, 0] * ux + rotation[:, None, 1] * uy).round().long()
         h = transfer[:, : self.used]
         value, weight = residual[:, : self.used] * h, h * h
         inside = (at.abs().amax(-1) < s // 2) & (weight > 0.0)
-        numerator = torch.zeros(particles * s**3, dtype=value.dtype)
-        denominator = torch.zeros(particles * s**3)
+        numerator = value.new_zeros(particles * s**3)
+        denominator = weight.new_zeros(particles * s**3)
         first = owner[:, None] * s**3
         for places, values in ((at, value), (-at, value.conj())):
             places = places % s
@@ -87,5 +88,5 @@ class ResidualGrid:
         """(particles, features) float32: the residuals' maps within the particle."""
         maps: torch.Tensor = torch.fft.ifftn(numerator / (denominator + damping), dim=(1, 2, 3)).real
         centred: torch.Tensor = torch.fft.fftshift(maps, dim=(1, 2, 3))
-        found: torch.Tensor = centred[:, self._inside] * self.size**1.5
+        found: torch.Tensor = centred[:, self._inside.to(centred.device)] * self.size**1.5
         return found

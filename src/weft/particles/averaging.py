@@ -20,11 +20,10 @@ from typing import Literal
 import torch
 
 from weft.errors import ItemError
-from weft.particles.fourier_volume import PADDING, Sums, apodisation, insert
+from weft.particles.fourier_volume import PADDING, Sums, insert, real_space
 from weft.particles.fsc import FSC, half_map_fsc, last_signal, soft_sphere
 from weft.particles.image_series import ImageSeries
 from weft.particles.spectra import Band, chunks, spectra, transfer
-from weft.physics.fourier import irfft3
 from weft.physics.symmetry import symmetry_operators
 from weft.settings import Settings, setting
 
@@ -224,10 +223,7 @@ class HalfSums:
             weight = weight + constant * float(sums.weight[radius <= n // 2 - 0.5].mean())
         spectrum = sums.data / torch.maximum(weight, _LEAST_WEIGHT * per_place).clamp(min=1e-20)
         spectrum *= radius <= n // 2 - 0.5
-        spectrum = spectrum.roll((-(m // 2), -(m // 2)), (0, 1))
-        full = irfft3(spectrum, (m, m, m)).roll((m // 2,) * 3, (0, 1, 2))
-        inside = slice(m // 2 - n // 2, m // 2 - n // 2 + n)
-        return (full[inside, inside, inside] / apodisation(n, full.device)).contiguous()
+        return real_space(spectrum, n)
 
     def finish(
         self, pixel_size: float, mask: torch.Tensor | None = None, constant: float | None = None

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import torch
 
-from weft.physics.fourier import rfft3
+from weft.physics.fourier import irfft3, rfft3
 
 __all__ = [
     "PADDING",
@@ -26,6 +26,7 @@ __all__ = [
     "insert",
     "insert_plain",
     "padded_transform",
+    "real_space",
     "sample",
 ]
 
@@ -177,6 +178,28 @@ def insert_plain(
     data = torch.view_as_real(sums.data).reshape(-1, 2)
     data.index_add_(0, flat, torch.view_as_real(values[..., None] * shares).reshape(-1, 2))
     sums.weight.reshape(-1).index_add_(0, flat, (weights[..., None] * shares).reshape(-1))
+
+
+def real_space(spectrum: torch.Tensor, size: int) -> torch.Tensor:
+    """The map of a spectrum on the finer grid.
+
+    Parameters
+    ----------
+    spectrum : (m, m, m//2+1) complex64
+        As in :class:`Sums`: z and y are centred at m//2, phases count from the map's centre.
+    size : int
+        Of the map: m is PADDING times as much.
+
+    Returns
+    -------
+    (size, size, size) float32
+        Without what the trilinear weights have multiplied it by.
+    """
+    m = PADDING * size
+    centred = spectrum.roll((-(m // 2), -(m // 2)), (0, 1))
+    full = irfft3(centred, (m, m, m)).roll((m // 2,) * 3, (0, 1, 2))
+    inside = slice(m // 2 - size // 2, m // 2 - size // 2 + size)
+    return (full[inside, inside, inside] / apodisation(size, full.device)).contiguous()
 
 
 def padded_transform(volume: torch.Tensor, radius: float) -> torch.Tensor:

@@ -226,7 +226,7 @@ def test_few_particles_are_enough(tmp_path: Path) -> None:
     assert np.isfinite(found.run.latent().mu).all()
 
 
-def test_light_particles_without_a_ctf(tmp_path: Path) -> None:
+def test_light_particles_are_seen_to_be_light(tmp_path: Path) -> None:
     made = write_two_classes(tmp_path, 20, dark=False)
     found = _train(made, tmp_path / "run", 1)
     assert found.run.facts.sign == 1.0

@@ -197,8 +197,7 @@ class TiltData:
 
     def _images(self) -> Iterator[Prepared]:
         for first in range(0, len(self.kept), _AT_ONCE):
-            batch = self.batch(range(first, min(first + _AT_ONCE, len(self.kept))))
-            yield Prepared(batch.values, batch.transfer, batch.weight, batch.rotation)
+            yield self.batch(range(first, min(first + _AT_ONCE, len(self.kept))))
 
     def batch(self, which: Sequence[int]) -> Batch:
         """Particles by their place among those that can be read."""
